@@ -1,0 +1,20 @@
+"""Kernels for layers whose weight depends on a preference: ``y_m = (W + sum_t lam[m, t] * D_t) x`` for M rays at once.
+
+The story, from the definition outwards:
+
+- ``reference``: what every op computes, as a loop over rays in plain PyTorch;
+- ``eager/``: fast plans made of plain PyTorch ops, each with its own backward;
+- ``plans``: the table that says which plan serves which shape;
+- ``library``: the ops as the dispatcher, autograd and ``torch.compile`` see them;
+- ``functional``: the public functions: validation, dtypes, choice of backend.
+
+This package knows nothing of modules or training: it needs torch and numpy only, and never imports ``palora``.
+"""
+
+from __future__ import annotations
+
+from palora_kernels.backends import backends
+from palora_kernels.functional import conv2d, conv2d_delta, linear, linear_delta, merge
+from palora_kernels.plans import force as force_plan
+
+__all__ = ["backends", "conv2d", "conv2d_delta", "force_plan", "linear", "linear_delta", "merge"]

@@ -1,0 +1,164 @@
+"""The deltas of a layer, low-rank or dense: how to merge them into a weight, and how to pull a weight's gradient back.
+
+Both classes offer the same three things, so that the plans need not know which kind they serve:
+
+- ``merged(weight, lam_m)``: ``W_m = W + sum_t lam_m[t] D_t``, added in float32 or wider and rounded once;
+- ``deltas()``: the T deltas as one tensor;
+- a pair of pull-backs, from the gradient of one merged weight (``pull_merged``) or of all deltas (``pull_deltas``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palora_kernels.reference import opmath_dtype
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which gradients a backward has to produce."""
+
+    x: bool
+    weight: bool
+    bias: bool
+    factors: bool
+    lam: bool
+
+
+class LowRank:
+    """``D_t = A_t B_t`` viewed as a weight: A (T, p, r), B (T, r, q), p*q = weight.numel().
+
+    For Linear and the matricised convolution p = O; in the loralib form of a k x k convolution p = O/groups*k.
+    """
+
+    def __init__(self, A: Tensor, B: Tensor, shape: Sequence[int]) -> None:
+        self.tasks, self.p, self.r = A.shape
+        self.q = B.shape[2]
+        self.shape = tuple(shape)
+        self.dtype = A.dtype
+        wide = opmath_dtype(A.dtype)
+        # At r = 1 a permuted view can claim to be contiguous with odd strides; the explicit copy settles it.
+        self.A = A.to(wide).permute(1, 0, 2).reshape(self.p, self.tasks * self.r).contiguous()  # (p, R)
+        self.B = B.to(wide).reshape(self.tasks * self.r, self.q).contiguous()  # (R, q)
+
+    def _columns(self, lam_m: Tensor) -> Tensor:
+        """lam (T,) -> (R,): the coefficient of each column of A."""
+        return lam_m.to(self.A.dtype).repeat_interleave(self.r)
+
+    def merged(self, weight: Tensor | None, lam_m: Tensor) -> Tensor:
+        scaled = self.A * self._columns(lam_m)
+        if weight is None:
+            total = scaled @ self.B
+        else:
+            total = torch.addmm(weight.to(self.A.dtype).reshape(self.p, self.q), scaled, self.B)
+        return total.view(self.shape).to(self.dtype)
+
+    def deltas(self) -> Tensor:
+        per_task = self.A.view(self.p, self.tasks, self.r).transpose(0, 1)
+        products = per_task @ self.B.view(self.tasks, self.r, self.q)
+        return products.view(self.tasks, *self.shape).to(self.dtype)
+
+    def new_gradients(self) -> list[Tensor]:
+        return [torch.zeros_like(self.A), torch.zeros_like(self.B)]
+
+    def pull_merged(self, grad: Tensor, lam_m: Tensor, into: list[Tensor] | None) -> Tensor:
+        """Add the gradient of ray m's merged weight to ``into``; return the gradient of lam_m, (T,)."""
+        grad = grad.to(self.A.dtype).reshape(self.p, self.q)
+        columns = self._columns(lam_m)
+        projected = grad @ self.B.t()  # (p, R)
+        if into is not None:
+            into[0].addcmul_(projected, columns.expand_as(projected))
+            into[1].addcmul_(self.A.t() @ grad, columns[:, None].expand_as(self.B))
+        return (projected * self.A).sum(0).view(self.tasks, self.r).sum(1)
+
+    def pull_deltas(self, grads: Tensor, into: list[Tensor]) -> None:
+        """Add the gradient of all deltas, (T, *shape), to ``into``."""
+        grads = grads.to(self.A.dtype).reshape(self.tasks, self.p, self.q)
+        A = self.A.view(self.p, self.tasks, self.r).transpose(0, 1)
+        B = self.B.view(self.tasks, self.r, self.q)
+        dA = grads @ B.transpose(1, 2)  # (T, p, r)
+        into[0].add_(dA.transpose(0, 1).reshape_as(into[0]))
+        into[1].add_((A.transpose(1, 2) @ grads).reshape_as(into[1]))
+
+    def finish(self, into: list[Tensor]) -> list[Tensor]:
+        """The accumulated gradients in the layout and dtype of the arguments A and B."""
+        dA = into[0].view(self.p, self.tasks, self.r).transpose(0, 1).contiguous()
+        return [dA.to(self.dtype), into[1].view(self.tasks, self.r, self.q).to(self.dtype)]
+
+
+class Dense:
+    """Deltas without structure, D (T, *shape): PaMaL's members, or any weight differences."""
+
+    def __init__(self, D: Tensor) -> None:
+        self.tasks = D.shape[0]
+        self.shape = tuple(D.shape[1:])
+        self.dtype = D.dtype
+        self.wide = opmath_dtype(D.dtype)
+        self.D = D.to(self.wide).reshape(self.tasks, -1)
+
+    def merged(self, weight: Tensor | None, lam_m: Tensor) -> Tensor:
+        lam_m = lam_m.to(self.wide)
+        if weight is None:
+            total = torch.mv(self.D.t(), lam_m)
+        else:
+            total = torch.addmv(weight.to(self.wide).reshape(-1), self.D.t(), lam_m)
+        return total.view(self.shape).to(self.dtype)
+
+    def deltas(self) -> Tensor:
+        return self.D.view(self.tasks, *self.shape).to(self.dtype)
+
+    def new_gradients(self) -> list[Tensor]:
+        return [torch.zeros_like(self.D)]
+
+    def pull_merged(self, grad: Tensor, lam_m: Tensor, into: list[Tensor] | None) -> Tensor:
+        grad = grad.to(self.wide).reshape(-1)
+        if into is not None:
+            into[0].addr_(lam_m.to(self.wide), grad)
+        return self.D @ grad
+
+    def pull_deltas(self, grads: Tensor, into: list[Tensor]) -> None:
+        into[0].add_(grads.to(self.wide).reshape_as(into[0]))
+
+    def finish(self, into: list[Tensor]) -> list[Tensor]:
+        return [into[0].view(self.tasks, *self.shape).to(self.dtype)]
+
+
+Factors = LowRank | Dense
+
+
+class WeightGradients:
+    """Sums the gradients of M merged weights, one at a time, into those of W, the factors and lam."""
+
+    def __init__(self, factors: Factors, lam: Tensor, needs: Needs) -> None:
+        self.factors = factors
+        self.lam = lam
+        self.needs = needs
+        self.weight: Tensor | None = None
+        self.into = factors.new_gradients() if needs.factors else None
+        self.lam_rows: list[Tensor] = []
+
+    @property
+    def wanted(self) -> bool:
+        return self.needs.weight or self.needs.factors or self.needs.lam
+
+    def add_ray(self, m: int, grad: Tensor) -> None:
+        """``grad``: the gradient of ray m's merged weight."""
+        if self.needs.weight:
+            wide = grad.to(opmath_dtype(grad.dtype))
+            if self.weight is None:
+                self.weight = wide.clone(memory_format=torch.contiguous_format)
+            else:
+                self.weight.add_(wide)
+        if self.needs.factors or self.needs.lam:
+            self.lam_rows.append(self.factors.pull_merged(grad, self.lam[m], self.into))
+
+    def results(self) -> tuple[Tensor | None, list[Tensor] | None, Tensor | None]:
+        """(dW, factor gradients, dlam), each None where it was not asked for."""
+        weight = None if self.weight is None else self.weight.to(self.factors.dtype)
+        factors = None if self.into is None else self.factors.finish(self.into)
+        lam = torch.stack(self.lam_rows).to(self.lam.dtype) if self.needs.lam else None
+        return weight, factors, lam
