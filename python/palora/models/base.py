@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class MultiTaskModel(nn.Module):
     """Shared trunk and T task heads (hard parameter sharing).
 
-    `forward` maps a batch of n rows to a tuple of T outputs with n rows each. Only BatchNorm sees several rows
-    at a time, so that the rows of several preference rays can be stacked along the batch dimension.
+    `forward` maps a batch of n rows to a tuple of T outputs with n rows each. Only BatchNorm sees several
+    rows at once, so that the rows of several preference rays can be stacked along the batch dimension.
     Outputs are raw: class scores before the softmax, values before any scaling.
 
     The parameter lists are read from the modules each time: after `palora.adapt` they hold the adapters too.

@@ -1,0 +1,56 @@
+# `make` lists the targets. Everything runs in .venv, made on first use by uv if it is there and by pip if not.
+#
+# PYTHON               interpreter that makes .venv: python3, which must be 3.10 or newer
+# VENV                 where the environment goes: .venv
+# INSTALLER            auto, uv or pip
+# PALORA_TORCH_INDEX   index of CPU builds of PyTorch; it is asked only where there is no NVIDIA GPU.
+#                      Empty: PyTorch comes from the usual index. For ROCm name the index of that build.
+# ARGS                 more arguments: make test ARGS="-k hypervolume", make demo ARGS="--epochs 3"
+
+PYTHON ?= python3
+VENV ?= .venv
+INSTALLER ?= auto
+PALORA_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+ARGS ?=
+
+BIN := $(VENV)/bin
+MAKE_VENV := $(PYTHON) scripts/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) $(VENV)
+
+# `make demo` installs only what a run needs, the other targets add the tools; both again when the pins change.
+READY_TO_RUN := $(VENV)/.ready-to-run
+READY_TO_DEVELOP := $(VENV)/.ready-to-develop
+METADATA := pyproject.toml setup.py constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-full lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+venv: $(READY_TO_DEVELOP) ## make .venv with palora, the test tools and the linters
+
+demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits and draw it: minutes on two CPU cores
+	@$(BIN)/palora train multimnist-small --out runs/demo $(ARGS)
+
+test: $(READY_TO_DEVELOP) ## run the fast tests
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-full: $(READY_TO_DEVELOP) ## run all tests, the slow ones too
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY_TO_DEVELOP) ## check style (ruff) and types (mypy)
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean: ## remove .venv, caches and build leftovers; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info python/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY_TO_RUN): $(METADATA)
+	@$(MAKE_VENV)
+	@touch $@
+
+$(READY_TO_DEVELOP): $(METADATA)
+	@$(MAKE_VENV) test lint
+	@touch $(READY_TO_RUN) $@
