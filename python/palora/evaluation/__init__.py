@@ -1,0 +1,25 @@
+"""Evaluation: sweep a model over rays, and what the resulting front is worth."""
+
+from __future__ import annotations
+
+from palora.evaluation.direction import is_accuracy, larger_is_better
+from palora.evaluation.dominance import nondominated
+from palora.evaluation.front import Front
+from palora.evaluation.hypervolume import hypervolume
+from palora.evaluation.monotonicity import monotonicity
+from palora.evaluation.selection import knee, select
+from palora.evaluation.summary import summary
+from palora.evaluation.sweep import sweep
+
+__all__ = [
+    "Front",
+    "hypervolume",
+    "is_accuracy",
+    "knee",
+    "larger_is_better",
+    "monotonicity",
+    "nondominated",
+    "select",
+    "summary",
+    "sweep",
+]

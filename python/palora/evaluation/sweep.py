@@ -1,0 +1,150 @@
+"""Evaluate a model at many rays, several of them in every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palora.evaluation.front import Front
+from palora.evaluation.trees import map_tensors
+from palora.rays.checks import whole
+
+Forward = Callable[[nn.Module, Any, Tensor], Any]
+
+
+def sweep(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    loss_fn: Callable[[Any, Any], Tensor],
+    rays: Tensor,
+    metric_fn: Callable[[Any, Any], dict[str, Tensor]] | None = None,
+    rays_per_pass: int | None = None,
+    *,
+    forward: Forward | None = None,
+    tasks: Sequence[str] = (),
+    note: str = "",
+) -> Front:
+    """Mean loss of every task, and mean of every metric, at each of `rays`.
+
+    Args:
+        model: adapted by :func:`palora.adapt`; or any other module, which has no preferences and is one
+            point: `rays` is then the one row that it is shown at.
+        batches: pairs (inputs, targets), gone through once. `inputs` is what ``model(inputs)`` takes,
+            `targets` a tensor or nested tuples, lists and dictionaries of tensors. Both are moved to the
+            model's device. Batches may differ in size: every sample counts the same.
+        loss_fn: (outputs, targets) → (rows, T), the loss of each sample on each task. A pass over m rays and
+            n samples has m·n rows, ray-major: outputs and targets both have all samples of the first ray
+            first.
+        rays: (M, T) or (T,) preferences.
+        metric_fn: (outputs, targets) → name → (rows,), one value a sample.
+        rays_per_pass: at most so many rays in one pass, which bounds the memory; None: all of them.
+        forward: how to ask another kind of model: (model, inputs, rays (m, T)) → outputs of shape (m, n, …).
+        tasks, note: for the `Front`.
+
+    The model is in evaluation mode for the duration, and every module back in its own mode afterwards. No
+    gradients. Sums are kept in float64. Raises ValueError for wrong shapes and if there are no samples.
+    """
+    rays = torch.as_tensor(rays).detach()
+    rays = rays if rays.is_floating_point() else rays.float()
+    rays = rays[None] if rays.ndim == 1 else rays
+    if rays.ndim != 2 or not rays.numel():
+        raise ValueError(f"`rays` should have shape (rays, tasks) or (tasks,). Found {tuple(rays.shape)}.")
+    if rays_per_pass is not None:
+        whole("rays_per_pass", rays_per_pass, 1)
+    forward = forward or _usual_forward(model, len(rays))
+    device = _device(model)
+    groups = rays.to(device).split(rays_per_pass or len(rays))
+    totals = [_Totals() for _ in groups]
+
+    def to_device(part: Tensor) -> Tensor:
+        return part.to(device)
+
+    with _evaluating(model), torch.no_grad():
+        for batch in batches:
+            inputs, targets = (map_tensors(to_device, part) for part in batch)
+            for group, total in zip(groups, totals, strict=True):
+                outputs = map_tensors(lambda part: part.flatten(0, 1), forward(model, inputs, group))
+                rows = _for_every_ray(targets, len(group))
+                total.add(group, loss_fn(outputs, rows), metric_fn(outputs, rows) if metric_fn else {})
+    if not totals[0].samples:
+        raise ValueError("`batches` should hold at least one sample. Found none; was it gone through before?")
+    losses = torch.cat([total.losses / total.samples for total in totals]).to(totals[0].dtype)
+    metrics = {name: torch.cat([t.metrics[name] / t.samples for t in totals]) for name in totals[0].metrics}
+    return Front(rays, losses, metrics, tuple(tasks), note)
+
+
+def _for_every_ray(targets: Any, m: int) -> Any:
+    """Targets (n, …) repeated to m·n rows, ray-major, as the outputs are."""
+    return map_tensors(lambda part: part.repeat(m, *(1,) * (part.ndim - 1)), targets)
+
+
+@dataclass
+class _Totals:
+    """Sums over the samples seen so far, for a group of m rays."""
+
+    losses: Tensor = field(default_factory=lambda: torch.zeros(()))  # (m, T) float64
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # (m,) float64
+    samples: int = 0
+    dtype: torch.dtype = torch.float32  # what the loss function returned
+
+    def add(self, rays: Tensor, losses: Tensor, metrics: dict[str, Tensor]) -> None:
+        m, tasks = rays.shape
+        rows = len(losses)
+        if losses.ndim != 2 or losses.shape[1] != tasks or rows % m:
+            raise ValueError(
+                f"`loss_fn` should return the loss of each sample on each task, shape ({m}·samples, {tasks}) "
+                f"for {m} rays. Found shape {tuple(losses.shape)}; do not average over the samples."
+            )
+        self.losses = self.losses + losses.double().unflatten(0, (m, rows // m)).sum(1)
+        for name, values in metrics.items():
+            if values.shape != (rows,):
+                raise ValueError(
+                    f"`metric_fn` should return one value a sample, shape ({rows},), for {name!r}. "
+                    f"Found shape {tuple(values.shape)}."
+                )
+            total = values.double().unflatten(0, (m, rows // m)).sum(1)
+            self.metrics[name] = self.metrics[name] + total if name in self.metrics else total
+        self.samples += rows // m
+        self.dtype = losses.dtype
+
+
+def _usual_forward(model: nn.Module, rays: int) -> Forward:
+    """Ask an adapted model under `palora.at`, and a model without adapters as it is."""
+    from palora.layers import adapter_parameters, at, split  # not needed with a `forward` of one's own
+
+    if adapter_parameters(model):
+
+        def adapted(model: nn.Module, inputs: Any, rays: Tensor) -> Any:
+            with at(model, rays):
+                return split(model(inputs), len(rays))
+
+        return adapted
+    if rays != 1:
+        raise ValueError(
+            f"`rays` should be one row for a model without adapters: it is a single point. Found {rays} rows. "
+            "palora.adapt adds adapters; `forward` says how to ask a model that takes rays in another way."
+        )
+    return lambda model, inputs, rays: map_tensors(lambda part: part[None], model(inputs))
+
+
+def _device(model: nn.Module) -> torch.device:
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is as it was, also where parts were frozen by hand."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
