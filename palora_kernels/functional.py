@@ -93,7 +93,7 @@ def linear(
         R = A.shape[0] * A.shape[2]
         plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared)
         y, _ = torch.ops.palora.linear(rows, weight, bias, A, B, lam, shared, f"{name}.{plan}")
-    return y if x.dim() == 2 else y.view(-1 if x.numel() else 0, *x.shape[1:-1], A.shape[1])
+    return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], A.shape[1])
 
 
 def linear_delta(
@@ -129,7 +129,11 @@ def linear_delta(
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         plan = plans.linear_delta(lam.shape[0], n, D.shape[0] + (weight is not None), shared)
         y = torch.ops.palora.linear_delta(rows, weight, bias, D, lam, shared, f"{name}.{plan}")
-    return y if x.dim() == 2 else y.view(-1 if x.numel() else 0, *x.shape[1:-1], D.shape[1])
+    return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], D.shape[1])
+
+
+def _samples(x: Tensor, lam: Tensor, shared: bool) -> int:
+    return x.shape[0] * lam.shape[0] if shared else x.shape[0]
 
 
 def _check_linear(

@@ -74,6 +74,11 @@ def _ray(t: Tensor, m: int, rays: int, shared: bool = False) -> Tensor:
     return t if shared else t[m * n : (m + 1) * n]
 
 
+def _by_ray(t: Tensor, rays: int) -> Tensor:
+    """(M*n, ...) -> (M, n, ...), also for n = 0."""
+    return t.unflatten(0, (rays, t.shape[0] // rays))
+
+
 def _bias_of(bias: Tensor | None, m: int) -> Tensor | None:
     return bias if bias is None or bias.dim() == 1 else bias[m]
 
@@ -342,8 +347,7 @@ def factored_backward(
     U = _scale_maps(U0, lam, r, shared=False)
     common = grad
     if shared and rays > 1:
-        U = U.unflatten(0, (rays, -1)).sum(0)
-        common = grad.unflatten(0, (rays, -1)).sum(0)
+        U, common = _by_ray(U, rays).sum(0), _by_ray(grad, rays).sum(0)
     stacked = U if weight is None else torch.cat([common, U], dim=1)
     want_kernel = needs.weight or needs.factors
     dx, dkernel = conv.backward(
@@ -362,7 +366,7 @@ def factored_backward(
             dfactors = factors.finish(into)
         if needs.lam:
             S = S.repeat(rays, 1, 1, 1) if shared else S
-            products = (S.to(wide) * U0.to(wide)).sum((2, 3)).unflatten(0, (rays, -1)).sum(1)
+            products = _by_ray((S.to(wide) * U0.to(wide)).sum((2, 3)), rays).sum(1)
             dlam = products.view(rays, tasks, r).sum(2).to(lam.dtype)
     dbias = _bias_gradient(grad, rays, bias_dims) if needs.bias else None
     return dx if needs.x else None, dweight, dbias, dfactors, dlam

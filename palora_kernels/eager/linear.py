@@ -29,7 +29,7 @@ def bias_gradient(grad: Tensor, rays: int, bias_dims: int) -> Tensor:
     """grad (M*n, O) -> (O,), or (M, O) for a bias per ray."""
     if bias_dims == 1:
         return grad.sum(0)
-    return grad.view(rays, -1, grad.shape[1]).sum(1) if grad.shape[0] else grad.new_zeros(rays, grad.shape[1])
+    return grad.view(rays, grad.shape[0] // rays, grad.shape[1]).sum(1)
 
 
 def _scaled(S: Tensor, lam: Tensor, tasks: int, shared: bool) -> Tensor:
@@ -92,7 +92,8 @@ def factored_backward(
             factors = [dAt.view(tasks, r, O).transpose(1, 2).contiguous(), (U.t() @ x).view_as(B)]
         if needs.lam:
             wide = opmath_dtype(grad.dtype)
-            products = S.to(wide).view(1 if shared else rays, n, -1) * U0.to(wide).view(rays, n, -1)
+            R = tasks * r
+            products = S.to(wide).view(1 if shared else rays, n, R) * U0.to(wide).view(rays, n, R)
             dlam = products.sum(1).view(rays, tasks, r).sum(2).to(lam.dtype)
     if needs.weight:
         dweight = common.t() @ x
@@ -160,12 +161,12 @@ def basis_forward(
     rays = lam.shape[0]
     elements = _elements(weight, factors)
     E, O = elements.shape[:2]
-    z = (x @ elements.reshape(E * O, -1).t()).view(-1, E, O)  # (P, E, O)
     wide = opmath_dtype(x.dtype)
     c = _coefficients(weight, lam, wide)
-    z = z.to(wide).view(1 if shared else rays, -1 if x.numel() else 0, E, O)
+    n = x.shape[0] if shared else x.shape[0] // rays
+    z = (x @ elements.reshape(E * O, -1).t()).to(wide).view(1 if shared else rays, n, E, O)
     y = torch.einsum("me,mneo->mno", c, z.expand(rays, -1, -1, -1)).to(x.dtype)
-    return add_bias_(y.reshape(-1, O).contiguous(), bias, rays)
+    return add_bias_(y.reshape(rays * n, O).contiguous(), bias, rays)
 
 
 def basis_backward(
@@ -199,7 +200,7 @@ def basis_backward(
             factors.pull_deltas(delements[0 if weight is None else 1 :], into)
             dfactors = factors.finish(into)
     if needs.lam:
-        z = (x @ factors.deltas().reshape(-1, x.shape[1]).t()).to(wide).view(-1, factors.tasks, O)
+        z = (x @ factors.deltas().reshape(-1, x.shape[1]).t()).to(wide)
         z = z.view(1 if shared else rays, n, factors.tasks, O).expand(rays, -1, -1, -1)
         dlam = torch.einsum("mno,mnto->mt", g, z).to(lam.dtype)
     dbias = bias_gradient(grad, rays, bias_dims) if needs.bias else None

@@ -1,0 +1,11 @@
+"""Shared by all tests: fixed seeds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
