@@ -1,0 +1,118 @@
+"""The complete description of a run: what config.json holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from palora.errors import PaloraError
+
+PRECISIONS = ("fp32", "bf16")
+
+WHERE = ("data", "device", "ray_chunk", "checkpoint_every")
+"""Settings of where and how a run is computed, not of what: they may differ when it is resumed."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run; with the same data, machine and threads it repeats bit for bit."""
+
+    recipe: str
+    dataset: str
+    model: str
+    epochs: int
+    batch: int
+    lr: float
+    method: str = "palora"
+    method_options: dict[str, Any] = field(default_factory=dict)
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+    model_options: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    """Keep only the first samples of each split: to try things out."""
+    lr_milestones: tuple[int, ...] = ()
+    """Epochs at whose start the learning rate is multiplied by `lr_decay`."""
+    lr_decay: float = 0.5
+    seed: int = 0
+    data_seed: int = 0
+    """Seed of how the data set is made: runs that are compared share it, whatever their `seed`."""
+    precision: str = "fp32"
+    divisions: int = 10
+    """Divisions of the preference grid, for validation and evaluation (T = 2: divisions + 1 rays)."""
+    validate_every: int = 1
+    reference: tuple[float, ...] | None = None
+    """Reference point of the hypervolume on losses; None: ones."""
+    log_every: int = 50
+    data: str | None = None
+    device: str = "cpu"
+    ray_chunk: int | None = None
+    checkpoint_every: int | None = None
+    """Steps between checkpoints within an epoch; None: at the end of each epoch only."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "divisions", "validate_every", "log_every"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("limit", "ray_chunk", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        if not self.lr > 0:
+            raise ValueError(f"`lr` should be positive. Found {self.lr}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` should lie in 0 … 2**32 - 1. Found {self.seed}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"`precision` should be {' or '.join(PRECISIONS)}. Found {self.precision!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types: what :meth:`from_dict` reads, and what two configurations are compared by."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`; a key that does not belong raises PaloraError."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        strange = sorted(set(values) - names)
+        if strange:
+            raise PaloraError(f"This version does not know the settings {', '.join(strange)} of the run.")
+        values = dict(values)
+        for name in ("lr_milestones", "reference"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+    @classmethod
+    def read(cls, path: Path) -> RunConfig:
+        """Read a config.json; PaloraError if it is missing or damaged."""
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except FileNotFoundError:
+            raise PaloraError(f"{path.parent} is not a run folder: it has no config.json.") from None
+        except (OSError, TypeError, ValueError) as error:
+            raise PaloraError(f"{path} cannot be read: {error}") from error
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) wherever two configurations differ; options are named as in "method_options.rank"."""
+    return [
+        (key, before.get(key), after.get(key))
+        for before, after in [(_flat(old), _flat(new))]
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.to_dict().items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{name}": item for name, item in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` should be an integer >= 1. Found {value}.")

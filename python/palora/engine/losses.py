@@ -1,0 +1,94 @@
+"""Losses and metrics by name, one value per sample: what a `TaskSpec` names is found here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from palora.data import TaskSpec
+from palora.errors import PaloraError
+from palora.suggest import unknown
+
+PerSample = Callable[[Tensor, Tensor], Tensor]
+"""(output (rows, …), target (rows, …)) → (rows,), float32."""
+
+
+def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Output (rows, classes) or (rows, classes, …), target the class indices; -1 means no label."""
+    loss = F.cross_entropy(output, target, ignore_index=-1, reduction="none")
+    if loss.dim() == 1:
+        return loss
+    return loss.flatten(1).sum(1) / (target != -1).flatten(1).sum(1).clamp(min=1)
+
+
+def _elementwise(loss: Callable[..., Tensor]) -> PerSample:
+    """A regression loss, averaged over all elements of a sample; (rows, 1) and (rows,) are the same thing."""
+
+    def per_sample(output: Tensor, target: Tensor) -> Tensor:
+        target = target.reshape(output.shape).to(output.dtype)
+        return loss(output, target, reduction="none").reshape(len(output), -1).mean(1)
+
+    return per_sample
+
+
+def _accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """1 where the largest score is the target's; the mean over pixels with a label where there are many."""
+    hit = (output.argmax(1) == target).float()
+    if hit.dim() == 1:
+        return hit
+    return hit.flatten(1).sum(1) / (target != -1).flatten(1).sum(1).clamp(min=1)
+
+
+LOSSES: dict[str, PerSample] = {
+    "cross_entropy": _cross_entropy,
+    "mse": _elementwise(F.mse_loss),
+    "l1": _elementwise(F.l1_loss),
+    "huber": _elementwise(F.huber_loss),
+}
+
+METRICS: dict[str, PerSample] = {
+    "accuracy": _accuracy,
+    "mse": LOSSES["mse"],
+    "mae": LOSSES["l1"],
+}
+
+
+def loss_fn(tasks: Sequence[TaskSpec]) -> Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]:
+    """(outputs, targets) → per-sample losses (rows, T), in float32 or wider; one row per ray and sample."""
+    functions = [_named("loss", task.loss, LOSSES) for task in tasks]
+
+    def losses(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+        columns = [f(_wide(o), t) for f, o, t in zip(functions, outputs, targets, strict=True)]
+        return torch.stack(columns, dim=1)
+
+    return losses
+
+
+def metric_fn(tasks: Sequence[TaskSpec]) -> Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Tensor]]:
+    """(outputs, targets) → {"accuracy/left": per-sample values (rows,), …}, one entry per task."""
+    functions = {metric_name(task): _named("metric", task.metric, METRICS) for task in tasks}
+
+    def metrics(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> dict[str, Tensor]:
+        found = zip(functions.items(), outputs, targets, strict=True)
+        return {name: f(_wide(o), t) for (name, f), o, t in found}
+
+    return metrics
+
+
+def metric_name(task: TaskSpec) -> str:
+    """What a task's metric is called in records and figures: "accuracy/left"."""
+    return f"{task.metric}/{task.name}"
+
+
+def _wide(output: Tensor) -> Tensor:
+    """At least float32: a loss in half precision would be rounded to three digits."""
+    return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+
+
+def _named(kind: str, name: str, known: dict[str, PerSample]) -> PerSample:
+    if name not in known:
+        raise PaloraError(unknown(kind, name, known))
+    return known[name]

@@ -1,0 +1,143 @@
+"""A run folder: config.json, environment.json, metrics.jsonl, checkpoints/, and what the evaluation adds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from palora.engine.config import WHERE, RunConfig, differences
+from palora.engine.environment import describe
+from palora.engine.state import Position
+from palora.errors import PaloraError
+from palora.evaluation import Front
+from palora.evaluation.files import write_atomically
+
+
+class RunFolder:
+    """The paths of a run and the record of its metrics."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.environment_file = self.path / "environment.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.last = self.path / "checkpoints" / "last.pt"
+        self.best = self.path / "checkpoints" / "best.pt"
+        self.front_file = self.path / "front.json"
+
+    @classmethod
+    def vacant(cls, path: Path | str) -> RunFolder:
+        """The folder of a new run; PaloraError if there is anything in it already."""
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise PaloraError(f"{run.path} is a file: choose another folder for the run with --out.")
+        if run.path.is_dir() and any(run.path.iterdir()):
+            other = "choose another folder with --out"
+            remedy = f"go on with --resume, or {other}" if run.config_file.exists() else other
+            raise PaloraError(f"The run folder {run.path} is not empty: {remedy}.")
+        return run
+
+    def create(self, config: RunConfig) -> None:
+        """Make the folder and write what the run is and where it runs."""
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.environment_file, _json(describe()))
+            write_atomically(self.config_file, _json(config.to_dict()))
+        except OSError as error:
+            raise PaloraError(f"The run folder {self.path} cannot be written: {error}") from error
+
+    @classmethod
+    def resumable(cls, path: Path | str, config: RunConfig) -> tuple[RunFolder, list[str]]:
+        """The folder of a run to go on with under `config`, and remarks on what is not as it was.
+
+        Raises PaloraError, naming the key, if `config` describes another run than its config.json.
+        """
+        run = cls(path)
+        remarks = []
+        for key, old, new in differences(RunConfig.read(run.config_file), config):
+            if key not in WHERE:
+                raise PaloraError(
+                    f"{run.path} was started with {key} = {_show(old)}, not {_show(new)}: resume it as it "
+                    "was, or start a new run with another --out."
+                )
+            if key in ("device", "ray_chunk"):
+                remarks.append(f"{key} was {_show(old)}, now {_show(new)}")
+        return run, remarks + _changed_environment(run.environment_file)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics_size(self) -> int:
+        """Bytes of metrics.jsonl, all of them on disk on return."""
+        with self.metrics_file.open("a") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def truncate_metrics(self, size: int) -> None:
+        """Keep the first `size` bytes: what came after the checkpoint is about to be recorded again."""
+        found = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+        if found < size:
+            raise PaloraError(
+                f"{self.metrics_file} has {found} bytes, its checkpoint counts {size}: it was cut or "
+                "replaced, so the run cannot be resumed; start a new one with another --out."
+            )
+        with self.metrics_file.open("a") as file:
+            file.truncate(size)
+
+
+def step_record(position: Position, tau: float, lr: float, rays: Tensor, losses: Tensor) -> dict[str, Any]:
+    """The line of a step: rays and losses, both (M, T). No times, so that a resumed run records the same."""
+    return {
+        "kind": "step",
+        "epoch": position.epoch + 1,
+        "step": position.step,
+        "tau": tau,
+        "lr": lr,
+        "rays": rays.tolist(),
+        "losses": losses.tolist(),
+    }
+
+
+def validation_record(front: Front, hypervolume: float) -> dict[str, Any]:
+    """What an epoch's line says of the validation."""
+    return {
+        "hypervolume": hypervolume,
+        "nondominated": int(front.nondominated().sum()),
+        "rays": front.rays.tolist(),
+        "losses": front.losses.tolist(),
+        "metrics": {name: values.tolist() for name, values in front.metrics.items()},
+    }
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """The records of a run folder's metrics.jsonl, in order; a half-written last line is left out."""
+    lines = RunFolder(path).metrics_file.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _changed_environment(path: Path) -> list[str]:
+    """What differs from when the run began and may cost the repetition bit for bit."""
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return ["environment.json cannot be read"]
+    now = describe()
+    return [
+        f"{key} was {_show(before.get(key))}, now {_show(now[key])}"
+        for key in ("torch", "threads", "processor")
+        if before.get(key) != now[key]
+    ]
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _show(value: Any) -> str:
+    return "unset" if value is None else str(value)

@@ -1,0 +1,81 @@
+"""From a configuration to the things of a run: data, method, model, device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from palora import data, methods, models
+from palora.data import Dataset
+from palora.engine.config import RunConfig
+from palora.engine.rng import seed_everything
+from palora.errors import PaloraError
+from palora.methods import Method
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    dataset: Dataset
+    method: Method
+    model: nn.Module
+    device: torch.device
+    channels_last: bool
+    """Whether 4-D inputs and weights are kept in the NHWC memory format."""
+
+    def place(self, inputs: Tensor) -> Tensor:
+        """A batch on the device, in the memory format of the model."""
+        if self.channels_last and inputs.dim() == 4:
+            return inputs.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        return inputs.to(self.device, non_blocking=True)
+
+
+def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = None) -> Parts:
+    """Load the data, seed all generators, build the model and let the method adapt it.
+
+    `make_model` replaces the model that `config` names. Raises PaloraError or ValueError for whatever
+    `config` asks for that does not exist.
+    """
+    device = pick_device(config.device)
+    dataset = load_data(config)
+    method = methods.build(config.method, len(dataset.tasks), config.method_options, config.seed)
+    seed_everything(config.seed)
+    model = make_model() if make_model else models.build(config.model, **config.model_options)
+    model = method.adapt(model).to(device)
+    channels_last = device.type in ("cpu", "cuda") and any(p.dim() == 4 for p in model.parameters())
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = False  # its choice of algorithm would differ from run to run
+        torch.backends.cudnn.deterministic = True
+    return Parts(dataset, method, model, device, channels_last)
+
+
+def load_data(config: RunConfig) -> Dataset:
+    """The data set of `config`, each split cut to `config.limit` samples."""
+    dataset = data.load(config.dataset, folder=config.data, seed=config.data_seed, **config.dataset_options)
+    if config.limit is None:
+        return dataset
+    cut = {
+        name: split.take(min(config.limit, len(split)))
+        for name, split in vars(dataset).items()
+        if isinstance(split, data.Split)
+    }
+    return replace(dataset, note=f"{dataset.note} Cut to {config.limit} samples a split.", **cut)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA (ROCm) where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise PaloraError(f"`device` {name!r} cannot be used here ({reason}): try --device cpu.") from error
+    return device

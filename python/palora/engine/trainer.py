@@ -1,0 +1,150 @@
+"""The training loop, for every method alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import MultiStepLR
+
+from palora.data import Batches
+from palora.engine.chunking import Losses, accumulate
+from palora.engine.config import RunConfig
+from palora.engine.finite import require_finite_losses, require_finite_weights
+from palora.engine.interrupt import Interrupted, StopSignals
+from palora.engine.losses import loss_fn
+from palora.engine.progress import Silent
+from palora.engine.run import RunFolder, step_record, validation_record
+from palora.engine.setup import Parts, assemble
+from palora.engine.state import TrainState, load_checkpoint, save_checkpoint
+from palora.engine.validate import front_of, volume
+
+
+def train(
+    config: RunConfig,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    show: Silent | None = None,
+    make_model: Callable[[], nn.Module] | None = None,
+) -> RunFolder:
+    """Train what `config` describes in the run folder `folder`, or go on with it (`resume`), to the last
+    epoch.
+
+    A resumed run repeats an uninterrupted one bit for bit on the same machine. `show` is told what happens
+    (see :mod:`palora.engine.progress`); `make_model` replaces the model that `config` names. Raises
+    PaloraError for an occupied folder, missing data, a damaged checkpoint, a loss that is not finite
+    (Diverged), and after Ctrl-C or SIGTERM (Interrupted).
+    """
+    show = show or Silent()
+    run, changes = RunFolder.resumable(folder, config) if resume else (RunFolder.vacant(folder), [])
+    parts = assemble(config, make_model)
+    state = initial_state(parts, config)
+    if resume:
+        snapshot = load_checkpoint(run.last)
+        run.truncate_metrics(snapshot["metrics_size"])
+        state.restore(snapshot)
+    else:
+        run.create(config)
+        save_checkpoint(state, run.last, run.metrics_size())
+    show.note(parts.dataset.note)
+    for change in changes:
+        show.note(f"Resumed, but perhaps no longer bit for bit: {change}.")
+    with StopSignals() as stop:
+        try:
+            run_epochs(config, parts, state, run, stop, show)
+        finally:
+            show.stop()
+    return run
+
+
+def initial_state(parts: Parts, config: RunConfig) -> TrainState:
+    """Adam on the method's parameter groups and the recipe's learning rate schedule."""
+    groups = parts.method.parameter_groups(parts.model, config.lr)
+    optimizer = torch.optim.Adam(groups, lr=config.lr, fused=parts.device.type in ("cpu", "cuda"))
+    scheduler = MultiStepLR(optimizer, list(config.lr_milestones), gamma=config.lr_decay)
+    return TrainState(parts.model, optimizer, scheduler, parts.method)
+
+
+def run_epochs(
+    config: RunConfig, parts: Parts, state: TrainState, run: RunFolder, stop: StopSignals, show: Silent
+) -> None:
+    """The steps of each epoch; after it a validation on the grid of rays, its records and a checkpoint."""
+    method, model, position = parts.method, parts.model, state.position
+    tasks = [task.name for task in parts.dataset.tasks]
+    batches = training_batches(parts, config)
+    steps = config.epochs * len(batches)
+
+    def save(*paths: Path) -> None:
+        require_finite_weights(model, position.step, run.last)
+        size = run.metrics_size()
+        for path in paths:
+            save_checkpoint(state, path, size)
+
+    def leave_if_stopped() -> None:
+        if stop.name is not None:
+            save(run.last)
+            raise Interrupted(stop.name, run.path, position.step, steps)
+
+    show.start(tasks, config.epochs, position.step, steps)
+    while position.epoch < config.epochs:
+        epoch = position.epoch + 1
+        model.train()
+        for inputs, targets in batches.epoch(position.epoch, position.batch):
+            tau = (position.step + 1) / steps
+            rays = method.rays(tau).to(parts.device)
+            state.optimizer.zero_grad()
+            losses_at = losses_of(parts, config, inputs, targets)
+            losses = accumulate(method, model, losses_at, rays, config.ray_chunk)
+            require_finite_losses(losses, rays, tasks, epoch, position.step + 1, run.last)
+            state.optimizer.step()
+            method.after_step(losses, rays)
+            position.advance(losses)
+            show.step(epoch, position.mean_losses(), len(rays))
+            if position.step % config.log_every == 0:
+                run.append(step_record(position, tau, state.scheduler.get_last_lr()[0], rays, losses))
+            leave_if_stopped()
+            if config.checkpoint_every and position.step % config.checkpoint_every == 0:
+                save(run.last)
+
+        record = {"kind": "epoch", "epoch": epoch, "step": position.step, "losses": position.mean_losses()}
+        hypervolume, improved = None, False
+        if epoch % config.validate_every == 0 or epoch == config.epochs:
+            rays = method.evaluation_rays(config.divisions)
+            front = front_of(parts, config, parts.dataset.validation, rays, check=leave_if_stopped)
+            hypervolume = volume(front, config)
+            improved = position.best is None or hypervolume >= position.best
+            position.best = hypervolume if improved else position.best
+            record["validation"] = validation_record(front, hypervolume)
+        run.append(record)
+        show.epoch(epoch, position.mean_losses(), hypervolume)
+        state.scheduler.step()
+        position.next_epoch()
+        save(*([run.best] if improved else []), run.last)
+
+
+def training_batches(parts: Parts, config: RunConfig) -> Batches:
+    """Shuffled by seed and epoch. A last batch of one sample is left out: it has no batch statistics."""
+    split = parts.dataset.train
+    lone = len(split) % config.batch == 1 and len(split) > config.batch
+    return Batches(split, config.batch, seed=config.seed, drop_last=lone)
+
+
+def losses_of(parts: Parts, config: RunConfig, inputs: Tensor, targets: tuple[Tensor, ...]) -> Losses:
+    """Rays (m, T) → mean losses (m, T) of one batch: the forward pass of a step, with its graph."""
+    inputs = parts.place(inputs)
+    targets = tuple(target.to(parts.device, non_blocking=True) for target in targets)
+    per_sample = loss_fn(parts.dataset.tasks)
+    bf16 = config.precision == "bf16"
+
+    def losses_at(rays: Tensor) -> Tensor:
+        m, n = len(rays), len(inputs)
+        with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):
+            outputs = parts.method.forward(parts.model, inputs, rays)
+        rows = [output.flatten(0, 1) for output in outputs]
+        expanded = [target.repeat(m, *(1,) * (target.dim() - 1)) for target in targets]
+        return per_sample(rows, expanded).unflatten(0, (m, n)).mean(1)
+
+    return losses_at

@@ -1,0 +1,90 @@
+"""PaLoRA: a low-rank adapter per task, weighted by the preference (PaLoRA paper, Eq. 2 and Sec. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import palora
+from palora import schedules
+from palora.layers import adapter_parameters
+from palora.methods.base import Method, option
+
+SCHEDULES = ("annealed", "fixed", "dirichlet", "annealed-dirichlet")
+
+
+@dataclass(frozen=True)
+class PaLoRAOptions:
+    """The flags of PaLoRA; the defaults are those of the MultiMNIST recipe."""
+
+    rank: int = option(1, "Rank r of every adapter.")
+    alpha: float = option(1.0, "Scale: adapters are multiplied by alpha/rank.")
+    rays: int = option(5, "Rays (preferences) per step, M.")
+    schedule: str = option("annealed", f"Where the rays lie: {', '.join(SCHEDULES)}.")
+    temperature: float | None = option(None, "Annealing temperature Q (default 5; 1 for the fixed schedule).")
+    exponent: str = option("product", "Annealing exponent: product (Q·τ) or quotient (τ/Q).")
+    p: float = option(1.0, "Concentration of the Dirichlet schedules.")
+    form: str = option("loralib", "Adapters of convolutions: loralib or matricised.")
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"`schedule` should be one of {', '.join(SCHEDULES)}. Found {self.schedule!r}.")
+
+
+class PaLoRA(Method):
+    """Train W and all adapters together on the M rays of a schedule: the sum over rays of Σ_t λ_mt L_mt."""
+
+    name = "palora"
+    summary = "low-rank adapters: one model that holds the whole front"
+    Options = PaLoRAOptions
+
+    def __init__(self, tasks: int, options: PaLoRAOptions | None = None, seed: int = 0) -> None:
+        super().__init__(tasks, options, seed)
+        self.schedule = make_schedule(tasks, self.options, seed)
+
+    def adapt(self, model: nn.Module) -> nn.Module:
+        options = self.options
+        return palora.adapt(
+            model, tasks=self.tasks, rank=options.rank, alpha=options.alpha, form=options.form
+        )
+
+    def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
+        with palora.at(model, rays):
+            return palora.split(model(inputs), len(rays))
+
+    def rays(self, tau: float) -> Tensor:
+        return self.schedule(tau)
+
+    def evaluation_rays(self, divisions: int) -> Tensor:
+        return palora.simplex_grid(self.tasks, divisions)
+
+    def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """The base at `lr`, the adapters at T·`lr`: λ lets each task's gradient through at 1/T on average."""
+        adapters = [p for p in adapter_parameters(model) if p.requires_grad]
+        known = {id(p) for p in adapters}
+        base = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        groups = [{"params": base, "lr": lr}, {"params": adapters, "lr": self.tasks * lr}]
+        return [group for group in groups if group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.schedule.load_state_dict(state["schedule"])
+
+
+def make_schedule(tasks: int, options: PaLoRAOptions, seed: int) -> Any:
+    """The schedule that `options` name; the random ones draw from a generator of their own."""
+    M, Q = options.rays, options.temperature
+    if options.schedule == "annealed":
+        return schedules.Annealed(tasks, M, temperature=5.0 if Q is None else Q, exponent=options.exponent)
+    if options.schedule == "fixed":
+        return schedules.Fixed(tasks, M, temperature=1.0 if Q is None else Q)
+    generator = torch.Generator().manual_seed(seed)
+    if options.schedule == "dirichlet":
+        return schedules.Dirichlet(tasks, M, p=options.p, generator=generator)
+    return schedules.AnnealedDirichlet(tasks, M, p=options.p, generator=generator)

@@ -1,0 +1,47 @@
+"""Name → method. A new method is one file here and one line below."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from palora.errors import PaloraError
+from palora.methods.base import Method
+from palora.methods.ls import LinearScalarisation
+from palora.methods.palora import PaLoRA
+from palora.methods.stl import SingleTask
+from palora.suggest import unknown
+
+METHODS: dict[str, type[Method]] = {
+    "palora": PaLoRA,
+    "ls": LinearScalarisation,
+    "stl": SingleTask,
+}
+
+
+def names() -> list[str]:
+    """The names of all methods."""
+    return list(METHODS)
+
+
+def get(name: str) -> type[Method]:
+    """The class of the method called `name`; an unknown name raises PaloraError that lists the names."""
+    if name not in METHODS:
+        raise PaloraError(unknown("method", name, METHODS))
+    return METHODS[name]
+
+
+def build(name: str, tasks: int, options: dict[str, Any] | None = None, seed: int = 0) -> Method:
+    """The method `name` for `tasks` tasks, with `options` over the defaults of its ``Options``."""
+    method = get(name)
+    return method(tasks, make_options(method, options or {}), seed)
+
+
+def make_options(method: type[Method], values: dict[str, Any]) -> Any:
+    """An instance of ``method.Options`` from `values`; a name it does not have raises PaloraError."""
+    known = [field.name for field in dataclasses.fields(method.Options)]
+    for key in values:
+        if key not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has none"
+            raise PaloraError(f"The method '{method.name}' has no option `{key}`: {has}.")
+    return method.Options(**values)

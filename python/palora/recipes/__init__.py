@@ -1,0 +1,31 @@
+"""One small file per experiment. A new recipe is one file and one line here."""
+
+from __future__ import annotations
+
+from palora.errors import PaloraError
+from palora.recipes import multimnist, multimnist_small
+from palora.recipes.recipe import Recipe
+from palora.suggest import unknown
+
+RECIPES: dict[str, Recipe] = {
+    module.RECIPE.name: module.RECIPE
+    for module in (
+        multimnist,
+        multimnist_small,
+    )
+}
+
+
+def names() -> list[str]:
+    """The names of all recipes."""
+    return list(RECIPES)
+
+
+def get(name: str) -> Recipe:
+    """The recipe called `name`; an unknown name raises PaloraError that suggests the close ones."""
+    if name not in RECIPES:
+        raise PaloraError(unknown("recipe", name, RECIPES))
+    return RECIPES[name]
+
+
+__all__ = ["RECIPES", "Recipe", "get", "names"]
