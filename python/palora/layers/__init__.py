@@ -1,0 +1,38 @@
+"""Adapted layers and the model around them: adapt, at, split, merge, save and load.
+
+- ``linear``, ``conv``: the drop-in layers; ``adapter``: what they share; ``norm``: ray-wise batch normalisation.
+- ``adapting``: the layer swap; ``refusals``, ``fast_paths``: what cannot pass; ``wiring``: state and hooks.
+- ``state``, ``routing``, ``expansion``, ``context``: where rays live and how a batch becomes M batches.
+- ``merging``, ``storing``: one preference as a plain model; adapters in a file.
+"""
+
+from __future__ import annotations
+
+from palora.layers.adapting import adapt
+from palora.layers.context import at
+from palora.layers.conv import PaLoRAConv2d
+from palora.layers.expansion import split
+from palora.layers.linear import PaLoRALinear
+from palora.layers.merging import merge
+from palora.layers.norm import RayBatchNorm1d, RayBatchNorm2d, RayBatchNorm3d, RaySyncBatchNorm
+from palora.layers.refusals import UnsupportedModuleError
+from palora.layers.storing import load_adapters, save_adapters
+from palora.layers.wiring import adapted_layers, adapter_parameters
+
+__all__ = [
+    "PaLoRAConv2d",
+    "PaLoRALinear",
+    "RayBatchNorm1d",
+    "RayBatchNorm2d",
+    "RayBatchNorm3d",
+    "RaySyncBatchNorm",
+    "UnsupportedModuleError",
+    "adapt",
+    "adapted_layers",
+    "adapter_parameters",
+    "at",
+    "load_adapters",
+    "merge",
+    "save_adapters",
+    "split",
+]

@@ -1,0 +1,77 @@
+"""What PaLoRALinear and PaLoRAConv2d share: the adapters' parameters, their start, and the scale alpha/r."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palora.layers.state import RayState
+
+
+def check_settings(tasks: int, rank: int, alpha: float) -> None:
+    if not isinstance(tasks, int) or isinstance(tasks, bool) or tasks < 1:
+        raise ValueError(f"`tasks` should be an integer >= 1. Found {tasks!r}.")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise ValueError(f"`rank` should be an integer >= 1. Found {rank!r}.")
+    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise ValueError(f"`alpha` should be a finite number. Found {alpha!r}.")
+
+
+class Adapter(nn.Module):
+    """Mixin of the adapted layers: lora_A, lora_B, tasks, rank, alpha, form, and the state that holds the rays."""
+
+    weight: Tensor
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    tasks: int
+    rank: int
+    alpha: float
+    form: str
+    rays_state: RayState | None
+
+    def install(self, tasks: int, rank: int, alpha: float, form: str) -> None:
+        """Add fresh adapters on the weight's device and in its dtype."""
+        check_settings(tasks, rank, alpha)
+        self.tasks, self.rank, self.alpha, self.form = tasks, rank, float(alpha), form
+        out_side, in_side = self.factor_shapes()
+        like: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
+        self.lora_A = nn.Parameter(torch.empty(tasks, *out_side, **like))
+        self.lora_B = nn.Parameter(torch.empty(tasks, *in_side, **like))
+        self.rays_state = None
+        self.reset_adapters()
+
+    def factor_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Shapes of one task's out-side and in-side factor."""
+        raise NotImplementedError
+
+    def reset_adapters(self) -> None:
+        """As LoRA starts: in-side Kaiming-uniform(a=sqrt 5), out-side zero, so that the layer is unchanged.
+
+        Task by task: a (T, r, K) tensor initialised whole counts r*K as fan-in and comes out too small.
+        """
+        for t in range(self.tasks):
+            if self.lora_B[t].numel():
+                nn.init.kaiming_uniform_(self.lora_B.data[t], a=math.sqrt(5))
+        nn.init.zeros_(self.lora_A)
+
+    @property
+    def scaling(self) -> float:
+        """alpha/r of PaLoRA's Eq. 2."""
+        return self.alpha / self.rank
+
+    def scaled(self, rays: Tensor) -> Tensor:
+        """What the kernels call lam: (alpha/r) * lambda."""
+        return rays if self.scaling == 1.0 else rays * self.scaling
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, tasks={self.tasks}, rank={self.rank}, alpha={self.alpha:g}"
+
+
+def shallow_copy(module: nn.Module) -> Any:
+    """A second module object over the same parameters, buffers and submodules."""
+    copied = module.__class__.__new__(module.__class__)
+    copied.__dict__ = {k: (v.copy() if isinstance(v, dict) else v) for k, v in module.__dict__.items()}
+    return copied

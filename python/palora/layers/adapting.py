@@ -1,0 +1,172 @@
+"""Turn any model into one with adapters on its Linear and Conv2d layers, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from palora.layers import fast_paths
+from palora.layers.adapter import Adapter, check_settings
+from palora.layers.conv import PaLoRAConv2d, check_form
+from palora.layers.linear import PaLoRALinear
+from palora.layers.norm import SWAPS, RayNorm, swap_in
+from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing
+from palora.layers.state import RayState
+from palora.layers.wiring import adapter_parameters, connect
+
+Patterns = str | Sequence[str] | None
+
+
+def _patterns(name: str, value: Patterns) -> list[str]:
+    found = [value] if isinstance(value, str) else list(value or [])
+    if any(not isinstance(pattern, str) for pattern in found):
+        raise TypeError(f"`{name}` should be a pattern on module names, or several. Found {value!r}.")
+    return found
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    """A pattern fits a module by its name (with * and ?), or by the name of a module around it."""
+    parts = name.split(".")
+    around = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(fnmatchcase(part, pattern) for part in around for pattern in patterns)
+
+
+def _check_patterns_hit(label: str, patterns: list[str], names: list[str]) -> None:
+    for pattern in patterns:
+        if not any(_matches(name, [pattern]) for name in names):
+            some = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise ValueError(f"`{label}` pattern {pattern!r} matches no module. Adaptable modules: {some or 'none'}.")
+
+
+def _task_names(tasks: int | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tasks, int):
+        check_settings(tasks, 1, 1.0)
+        return tuple(str(t) for t in range(tasks))
+    names = tuple(tasks)
+    if not names or any(not isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ValueError(f"`tasks` should be an integer >= 1 or distinct names. Found {tasks!r}.")
+    return names
+
+
+def _chosen(model: nn.Module, include: Patterns, exclude: Patterns) -> dict[str, nn.Module]:
+    layers = {name: module for name, module in model.named_modules() if adaptable(module)}
+    wanted, unwanted = _patterns("include", include), _patterns("exclude", exclude)
+    names = list(layers)
+    everything = [name for name, _ in model.named_modules() if name]
+    _check_patterns_hit("include", wanted, names)
+    _check_patterns_hit("exclude", unwanted, everything)
+    chosen = {
+        name: module
+        for name, module in layers.items()
+        if (include is None or _matches(name, wanted)) and not _matches(name, unwanted)
+    }
+    if not chosen:
+        raise ValueError(
+            f"`model` ({type(model).__name__}) has no Linear or Conv2d layer to adapt under include={include!r}, "
+            f"exclude={exclude!r}. Adaptable modules: {', '.join(names[:8]) or 'none'}."
+        )
+    for name, module in chosen.items():
+        if isinstance(module, Adapter) and module.rays_state is not None:
+            raise ValueError(f"`model` is adapted already (layer {name!r}). Adapt a fresh copy, or merge it first.")
+    return chosen
+
+
+def _expansion_points(model: nn.Module, expand_at: Patterns) -> list[nn.Module]:
+    if expand_at is None:
+        return [model]
+    patterns = _patterns("expand_at", expand_at)
+    named = dict(model.named_modules())
+    points = []
+    for pattern in patterns:
+        hits = [name for name in named if fnmatchcase(name, pattern)]
+        if not hits:
+            some = ", ".join(list(named)[1:9])
+            raise ValueError(f"`expand_at` pattern {pattern!r} matches no module. Modules: {some or 'none'}.")
+        points += [named[name] for name in hits]
+    return list(dict.fromkeys(points))
+
+
+def adapt(
+    model: nn.Module,
+    tasks: int | Sequence[str],
+    rank: int,
+    alpha: float = 1.0,
+    form: str = "matricised",
+    include: Patterns = None,
+    exclude: Patterns = None,
+    expand_at: Patterns = None,
+    train_base: bool = True,
+) -> nn.Module:
+    """Give every Linear and Conv2d of ``model`` T low-rank adapters (PaLoRA, Sec. 4.1), in place.
+
+    The weights stay the same Parameters; adapters start at zero, so that the outputs are unchanged. Batch
+    normalisations become ray-wise. Layers placed by hand (PaLoRALinear, PaLoRAConv2d) are connected as they are.
+
+    Args:
+        model: any module. tasks: T, or the tasks' names. rank: r. alpha: scale alpha/r of each adapter's product.
+        form: "matricised" or "loralib", how a convolution's kernel is low-rank (see PaLoRAConv2d).
+        include, exclude: patterns (``*``, ``?``) on module names; a name also covers the modules inside it.
+        expand_at: patterns on the modules where n rows become M*n; by default the model itself. Deeper points let an
+            unadapted trunk run once for all rays.
+        train_base: False freezes everything but the adapters, and batch normalisation's statistics (Pareto expansion).
+
+    Returns:
+        The same model (if it is itself a single layer: that layer, of the adapted class).
+
+    Raises:
+        ValueError: bad settings, a pattern that matches nothing, or a model adapted already.
+        UnsupportedModuleError: a module that mixes samples, or a layer whose adapter would be ignored.
+    """
+    names = _task_names(tasks)
+    check_settings(len(names), rank, alpha)
+    check_form(form)
+    chosen = _chosen(model, include, exclude)
+    points = _expansion_points(model, expand_at)
+    refuse_mixing(model)
+    owners = owners_of(model)
+    fresh = {name: module for name, module in chosen.items() if not isinstance(module, Adapter)}
+    for name, module in chosen.items():
+        if isinstance(module, Adapter):
+            if module.tasks != len(names):
+                raise ValueError(f"`tasks` should be {module.tasks}, as layer {name!r} has. Found {len(names)}.")
+        else:
+            refuse_layer(name, module, owners)
+            _try_form(name, module, form)
+    for module in fresh.values():
+        _swap(module, len(names), rank, alpha, form)
+    state = RayState(len(names), names)
+    for module in model.modules():
+        if type(module) in SWAPS:
+            swap_in(module, state, frozen=not train_base)
+        elif isinstance(module, RayNorm):
+            module.rays_state = state
+    connect(model, state, points)
+    fast_paths.disable(model)
+    if not train_base:
+        model.requires_grad_(False)
+        for parameter in adapter_parameters(model):
+            parameter.requires_grad_(True)
+    return model
+
+
+def _try_form(name: str, module: nn.Module, form: str) -> None:
+    """All refusals come before the first change: a model is adapted whole or not at all."""
+    if isinstance(module, nn.Conv2d) and form == "loralib" and module.kernel_size[0] != module.kernel_size[1]:
+        raise ValueError(
+            f"`form`='loralib' needs square kernels; layer {name!r} has {module.kernel_size}. "
+            f"Use form='matricised', or exclude=[{name!r}]."
+        )
+
+
+def _swap(module: nn.Module, tasks: int, rank: int, alpha: float, form: str) -> None:
+    """Change the class of a layer in place: same object, same Parameters, same hooks."""
+    if isinstance(module, nn.Conv2d):
+        module.__class__ = PaLoRAConv2d
+        module.install(tasks, rank, alpha, form)  # type: ignore[operator]
+    else:
+        module.__class__ = PaLoRALinear
+        module.install(tasks, rank, alpha, "matricised")  # type: ignore[operator]
+
+

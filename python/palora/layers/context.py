@@ -1,0 +1,80 @@
+"""`with palora.at(model, rays):` the preference at which a model is evaluated."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palora.layers.adapter import Adapter
+from palora.layers.state import Mode, RayState, Slot
+from palora.layers.wiring import adapted_layers, connect, states_of
+
+
+def _state(model: nn.Module) -> RayState:
+    """The model's one state; layers that were placed by hand are connected here, with the model as expansion point."""
+    states = states_of(model)
+    if not states:
+        raise ValueError(
+            f"`model` ({type(model).__name__}) has no adapted layers. Call palora.adapt(model, tasks, rank) first."
+        )
+    if len(states) == 1 and states[0] is not None:
+        return states[0]
+    layers = adapted_layers(model)
+    tasks = {layer.tasks for layer in layers.values()}
+    if len(tasks) > 1:
+        raise ValueError(f"`model` has adapted layers of different numbers of tasks: {sorted(tasks)}.")
+    state = RayState(tasks.pop())
+    connect(model, state, [model])
+    return state
+
+
+def _as_tensor(rays: Any, layer: Adapter) -> Tensor:
+    tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
+    if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.to(torch.float32)
+    return tensor.to(layer.weight.device)
+
+
+class at:
+    """Make rays active for a model's adapted layers inside a ``with`` block; per thread, may be nested.
+
+    Args:
+        model: an adapted model (or one with adapted layers placed by hand; wrapped by DDP or torch.compile is fine).
+        rays: (T,), one preference: the model returns its ordinary output. (M, T): every batch-first tensor argument
+            grows from n to M*n rows, ray-major, and so does the output. Tensor, array or nested list.
+        per_sample: rays is (n, T) and row i of the batch uses ray i; nothing is expanded.
+
+    Rays outside the simplex are allowed (the papers probe (1, -1)); gradients flow to ``rays`` if it requires them.
+
+    Raises:
+        ValueError: no adapted layers, or rays that do not fit the model's tasks.
+    """
+
+    def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False) -> None:
+        self.state = _state(model)
+        layer = next(iter(adapted_layers(model).values()))
+        tensor = _as_tensor(rays, layer)
+        tasks = self.state.tasks
+        allowed = (2,) if per_sample else (1, 2)
+        if tensor.dim() not in allowed or tensor.shape[-1] != tasks or (not per_sample and tensor.shape[0] == 0):
+            expected = f"(n, {tasks})" if per_sample else f"({tasks},) or (M, {tasks}) with M >= 1"
+            raise ValueError(f"`rays` should have shape {expected}. Found {tuple(tensor.shape)}.")
+        self.mode: Mode = "per_sample" if per_sample else ("one" if tensor.dim() == 1 else "many")
+        self.rays = tensor[None] if tensor.dim() == 1 else tensor
+        self.before: Slot | None = None
+
+    def __enter__(self) -> None:
+        task = -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+        self.before = getattr(self.state.local, "slot", None)
+        self.state.local.slot = Slot(self.rays, self.mode, task)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.state.local.slot = self.before

@@ -1,0 +1,104 @@
+"""Batch normalisation that treats every ray as a loop over rays would.
+
+Each ray is normalised by its own batch statistics, and the running statistics take M updates, ray after ray. Before the
+expansion point one batch serves all rays: it is normalised once, and the running statistics still take M updates, as the
+M passes of a loop would have made them. With a preference per sample the statistics are those of the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palora.layers.state import RayState, Slot
+
+
+class RayNorm(nn.Module):
+    """Mixin over torch's batch normalisations; the class is swapped in place, parameters and buffers stay."""
+
+    rays_state: RayState
+    frozen: bool = False
+
+    def train(self, mode: bool = True) -> Any:
+        """A frozen layer (``train_base=False``) stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, x: Tensor) -> Tensor:
+        slot = self.rays_state.current()
+        batch_statistics = self.training or self.running_mean is None
+        if slot is None or slot.mode != "many" or slot.count == 1 or not batch_statistics:
+            return super().forward(x)
+        if self._expanded(slot, x):
+            n = x.shape[0] // slot.count
+            return torch.cat([super(RayNorm, self).forward(x[m * n : (m + 1) * n]) for m in range(slot.count)])
+        return self._once_for_all_rays(x, slot.count)
+
+    @staticmethod
+    def _expanded(slot: Slot, x: Tensor) -> bool:
+        if slot.inside > 0:
+            return True
+        return slot.rows is not None and x.shape[0] == slot.rows * slot.count
+
+    def _once_for_all_rays(self, x: Tensor, rays: int) -> Tensor:
+        """One normalisation; running statistics as after ``rays`` equal updates.
+
+        With update factors f_1 .. f_M: r_M = stat + prod(1 - f_i) (r_0 - stat).
+        """
+        if not (self.training and self.track_running_stats) or self.running_mean is None:
+            return super().forward(x)
+        before = [self.running_mean.clone(), self.running_var.clone()]
+        seen = self.num_batches_tracked.clone()
+        y = super().forward(x)
+        with torch.no_grad():
+            steps = torch.arange(1, rays + 1, device=x.device, dtype=torch.float64)
+            factors = 1 / (seen + steps) if self.momentum is None else torch.full_like(steps, self.momentum)
+            if self.momentum != 0:
+                remaining = (1 - factors).prod()
+                for buffer, old in zip((self.running_mean, self.running_var), before, strict=True):
+                    stat = old + (buffer - old) / factors[0]
+                    buffer.copy_(stat + remaining * (old - stat))
+            self.num_batches_tracked.add_(rays - 1)
+        return y
+
+
+class RayBatchNorm1d(RayNorm, nn.BatchNorm1d):
+    """nn.BatchNorm1d, ray by ray."""
+
+
+class RayBatchNorm2d(RayNorm, nn.BatchNorm2d):
+    """nn.BatchNorm2d, ray by ray."""
+
+
+class RayBatchNorm3d(RayNorm, nn.BatchNorm3d):
+    """nn.BatchNorm3d, ray by ray."""
+
+
+class RaySyncBatchNorm(RayNorm, nn.SyncBatchNorm):
+    """nn.SyncBatchNorm, ray by ray; each ray's statistics are synchronised over the processes."""
+
+
+SWAPS: dict[type[nn.Module], type[RayNorm]] = {
+    nn.BatchNorm1d: RayBatchNorm1d,
+    nn.BatchNorm2d: RayBatchNorm2d,
+    nn.BatchNorm3d: RayBatchNorm3d,
+    nn.SyncBatchNorm: RaySyncBatchNorm,
+}
+
+
+def swap_in(module: nn.Module, state: RayState, frozen: bool) -> None:
+    """Make a batch normalisation ray-wise, in place."""
+    module.__class__ = SWAPS[type(module)]
+    module.rays_state = state  # type: ignore[assignment]
+    module.frozen = frozen  # type: ignore[assignment]
+    if frozen:
+        module.eval()
+
+
+def swap_out(module: RayNorm) -> None:
+    """Back to torch's class, in place."""
+    plain = {ray: base for base, ray in SWAPS.items()}[type(module)]
+    module.__class__ = plain  # type: ignore[assignment]
+    for name in ("rays_state", "frozen"):
+        module.__dict__.pop(name, None)

@@ -1,0 +1,104 @@
+"""Modules that rays cannot pass through as they are: each is refused with the reason and a remedy.
+
+Two kinds: modules that mix samples of different rays, and modules that read a submodule's weight directly, so that an
+adapter on it would silently be left out.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from palora.layers.norm import SWAPS, RayNorm
+
+
+class UnsupportedModuleError(TypeError):
+    """A module that cannot be adapted, or that rays cannot pass through."""
+
+
+def _softmax_over_batch(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)) and module.dim == 0
+
+
+def mixing_reason(module: nn.Module) -> str | None:
+    """Why this module would mix the rows of different rays, or None."""
+    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        return "its parameters do not exist yet; run the model once before adapting it"
+    if isinstance(module, (*SWAPS, RayNorm)):
+        return None if type(module) in SWAPS or isinstance(module, RayNorm) else _subclass_of_norm(module)
+    if isinstance(module, _BatchNorm):
+        return _subclass_of_norm(module)
+    if isinstance(module, _InstanceNorm) and module.track_running_stats:
+        return "its running statistics average over the rows of all rays; use track_running_stats=False"
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and not module.batch_first:
+        return "it expects the batch in dimension 1; rays are stacked in dimension 0: use batch_first=True"
+    if isinstance(module, nn.EmbeddingBag):
+        return "its bags are not rows of a batch; use nn.Embedding and a sum"
+    if _softmax_over_batch(module):
+        return "it normalises over the batch dimension, across rays"
+    if isinstance(module, nn.Flatten) and module.start_dim == 0:
+        return "it flattens the batch dimension, and with it the rays"
+    return None
+
+
+def _subclass_of_norm(module: nn.Module) -> str:
+    return (
+        f"{type(module).__name__} is a subclass of a batch normalisation with a forward of its own; "
+        "replace it by the torch.nn class, or evaluate one ray at a time"
+    )
+
+
+def refuse_mixing(model: nn.Module) -> None:
+    """Raise UnsupportedModuleError for the first module that would mix rays."""
+    for name, module in model.named_modules():
+        reason = mixing_reason(module)
+        if reason is not None:
+            raise UnsupportedModuleError(
+                f"`model` holds {type(module).__name__} {name or '(itself)'!r}, which rays cannot pass: {reason}."
+            )
+
+
+def adaptable(module: nn.Module) -> bool:
+    """Whether this is a layer that adapters are meant for (it may still be refused)."""
+    return isinstance(module, (nn.Linear, nn.Conv2d))
+
+
+def refuse_layer(name: str, module: nn.Module, owners: dict[int, tuple[str, nn.Module]]) -> None:
+    """Raise UnsupportedModuleError where an adapter on this layer would not be seen or not be right."""
+    owner_name, owner = owners.get(id(module), ("", None))
+    if isinstance(owner, nn.MultiheadAttention):
+        raise UnsupportedModuleError(
+            f"nn.MultiheadAttention {owner_name!r} reads its projections' weights directly, so an adapter on {name!r} "
+            f"would be ignored; leave attention unadapted with exclude=['{owner_name or '*'}*'], or write its "
+            "projections as nn.Linear."
+        )
+    if type(module) not in (nn.Linear, nn.Conv2d):
+        raise UnsupportedModuleError(
+            f"{name!r} is a {type(module).__name__}, a subclass with behaviour of its own (quantised, parametrised or "
+            f"custom); exclude it with exclude=[{name!r}], or replace it by torch.nn.{_base(module)}."
+        )
+    if "weight" not in module._parameters or module.weight is None:
+        raise UnsupportedModuleError(
+            f"The weight of {name!r} is not a parameter of its own (weight or spectral normalisation); "
+            f"remove that first, or exclude it with exclude=[{name!r}]."
+        )
+    if not module.weight.is_floating_point():
+        raise UnsupportedModuleError(
+            f"The weight of {name!r} has dtype {module.weight.dtype}; quantised base weights are not supported."
+        )
+
+
+def _base(module: nn.Module) -> str:
+    return "Linear" if isinstance(module, nn.Linear) else "Conv2d"
+
+
+def owners_of(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
+    """id of a module -> (name, parent module), for parents that read their children's weights."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            for child in module.children():
+                found[id(child)] = (name, module)
+    return found

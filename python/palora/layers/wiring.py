@@ -1,0 +1,60 @@
+"""Connect adapted layers to one state, and register the hooks of the expansion points; and undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from palora.layers.adapter import Adapter
+from palora.layers.expansion import EnterExpansion, EnterPass, LeaveExpansion, LeavePass
+from palora.layers.norm import RayNorm
+from palora.layers.state import RayState
+
+HOOKS = (EnterExpansion, EnterPass, LeaveExpansion, LeavePass)
+
+
+def adapted_layers(model: nn.Module) -> dict[str, Adapter]:
+    """Every adapted layer of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
+
+
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """lora_A and lora_B of every adapted layer: the parameters that learn T times faster in the papers' recipes."""
+    return [p for layer in adapted_layers(model).values() for p in (layer.lora_A, layer.lora_B)]
+
+
+def connect(model: nn.Module, state: RayState, points: Iterable[nn.Module]) -> None:
+    """Give all adapted and ray-wise layers of ``model`` this state; make ``points`` expand the batch."""
+    disconnect(model)
+    for module in model.modules():
+        if isinstance(module, (Adapter, RayNorm)):
+            module.rays_state = state
+    # The pass opens before the model's own expansion, and closes after it.
+    model.register_forward_pre_hook(EnterPass(state), with_kwargs=True)
+    for point in points:
+        point.register_forward_pre_hook(EnterExpansion(state), with_kwargs=True)
+        point.register_forward_hook(LeaveExpansion(state), always_call=True)
+    model.register_forward_hook(LeavePass(state), always_call=True)
+
+
+def disconnect(model: nn.Module) -> None:
+    """Remove the hooks that `connect` registered anywhere in the model."""
+    for module in model.modules():
+        for hooks, flags in (
+            (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+            (module._forward_hooks, (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)),
+        ):
+            for key in [k for k, hook in hooks.items() if isinstance(hook, HOOKS)]:
+                del hooks[key]
+                for flag in flags:
+                    flag.pop(key, None)
+
+
+def states_of(model: nn.Module) -> list[RayState | None]:
+    """The distinct states of a model's adapted layers; None stands for layers that were never connected."""
+    found: list[RayState | None] = []
+    for layer in adapted_layers(model).values():
+        if all(layer.rays_state is not state for state in found):
+            found.append(layer.rays_state)
+    return found
