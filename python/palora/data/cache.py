@@ -1,0 +1,81 @@
+"""Tensors that take seconds to make, kept in one safetensors file named after everything they depend on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from palora.data.folder import cache_root
+
+_FORMAT = 1
+_log = logging.getLogger("palora.data")
+
+Key = Mapping[str, "str | int | None"]
+
+
+def cache_path(name: str, key: Key) -> Path:
+    """Where the tensors of `name` made from `key` are kept."""
+    text = json.dumps({"format": _FORMAT, "name": name, **key}, sort_keys=True)
+    return cache_root() / "prepared" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
+
+
+def cached(name: str, key: Key, build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that `build` makes, from the cache if they are there.
+
+    `key` lists all that they depend on. A file that is damaged (its checksum over all tensors is kept inside)
+    is made anew, with one line in the log; one that cannot be written costs a line and nothing else.
+    """
+    path = cache_path(name, key)
+    if path.exists():
+        try:
+            return _read(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            _log.warning("The cache file %s is damaged (%s): building it anew.", path, error)
+    tensors = build()
+    try:
+        _write(path, tensors)
+    except (OSError, SafetensorError) as error:
+        _log.warning("The cache file %s could not be written (%s): going on without it.", path, error)
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        expected = (file.metadata() or {}).get("sha256")
+    if _digest(tensors) != expected:
+        raise ValueError("its checksum does not match")
+    return tensors
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write under another name, then rename: no reader ever sees half a file, and two writers do no harm."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"sha256": _digest(tensors)})
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
