@@ -18,10 +18,10 @@ def seed_everything(seed: int) -> None:
 
 def rng_state() -> dict[str, Any]:
     """Their states, in types that a checkpoint can hold."""
-    name, keys, position, has_gauss, gauss = numpy.random.get_state()  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss),
+        "numpy": (name, torch.from_numpy(numpy.asarray(keys).astype("int64")), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

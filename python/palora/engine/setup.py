@@ -48,7 +48,7 @@ def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = Non
     model = method.adapt(model).to(device)
     channels_last = device.type in ("cpu", "cuda") and any(p.dim() == 4 for p in model.parameters())
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False  # its choice of algorithm would differ from run to run
         torch.backends.cudnn.deterministic = True
@@ -60,12 +60,10 @@ def load_data(config: RunConfig) -> Dataset:
     dataset = data.load(config.dataset, folder=config.data, seed=config.data_seed, **config.dataset_options)
     if config.limit is None:
         return dataset
-    cut = {
-        name: split.take(min(config.limit, len(split)))
-        for name, split in vars(dataset).items()
-        if isinstance(split, data.Split)
-    }
-    return replace(dataset, note=f"{dataset.note} Cut to {config.limit} samples a split.", **cut)
+    splits = (dataset.train, dataset.validation, dataset.test)
+    train, validation, test = (split.take(min(config.limit, len(split))) for split in splits)
+    note = f"{dataset.note} Cut to {config.limit} samples a split."
+    return replace(dataset, train=train, validation=validation, test=test, note=note)
 
 
 def pick_device(name: str) -> torch.device:

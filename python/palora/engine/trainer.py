@@ -104,7 +104,7 @@ def run_epochs(
             position.advance(losses)
             show.step(epoch, position.mean_losses(), len(rays))
             if position.step % config.log_every == 0:
-                run.append(step_record(position, tau, state.scheduler.get_last_lr()[0], rays, losses))
+                run.append(step_record(position, tau, float(state.scheduler.get_last_lr()[0]), rays, losses))
             leave_if_stopped()
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
                 save(run.last)

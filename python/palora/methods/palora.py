@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import palora
-from palora import schedules
-from palora.layers import adapter_parameters
+from palora.layers import adapt, adapter_parameters, at, split
 from palora.methods.base import Method, option
+from palora.rays import schedules, simplex_grid
 
 SCHEDULES = ("annealed", "fixed", "dirichlet", "annealed-dirichlet")
 
@@ -48,19 +47,17 @@ class PaLoRA(Method):
 
     def adapt(self, model: nn.Module) -> nn.Module:
         options = self.options
-        return palora.adapt(
-            model, tasks=self.tasks, rank=options.rank, alpha=options.alpha, form=options.form
-        )
+        return adapt(model, self.tasks, options.rank, alpha=options.alpha, form=options.form)
 
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
-        with palora.at(model, rays):
-            return palora.split(model(inputs), len(rays))
+        with at(model, rays):
+            return split(model(inputs), len(rays))
 
     def rays(self, tau: float) -> Tensor:
         return self.schedule(tau)
 
     def evaluation_rays(self, divisions: int) -> Tensor:
-        return palora.simplex_grid(self.tasks, divisions)
+        return simplex_grid(self.tasks, divisions)
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
         """The base at `lr`, the adapters at T·`lr`: λ lets each task's gradient through at 1/T on average."""

@@ -10,6 +10,6 @@ RECIPE = replace(
     COMPLETE,
     name="multimnist-small",
     summary="the same on the 10,000 bundled digits: no download, about a minute",
-    source="The settings of `multimnist` on a small set: a demonstration, not comparable with published
-    numbers.", dataset="multimnist-small",
+    source="The settings of multimnist on a small set: not comparable with published numbers.",
+    dataset="multimnist-small",
 )

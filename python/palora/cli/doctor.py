@@ -1,0 +1,85 @@
+"""`palora doctor`: what works on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+
+
+def doctor() -> None:
+    """Show versions, devices, kernel backends, data and the cache folder of this machine."""
+    from palora.cli.console import say, table
+
+    sections = {
+        "versions": versions(),
+        "machine": machine(),
+        "backends of palora_kernels": kernels(),
+        "data": data(),
+        "cache": [cache()],
+    }
+    for number, (title, rows) in enumerate(sections.items()):
+        say(("\n" if number else "") + title)
+        table(["", ""], [[f"  {name}", text] for name, text in rows])
+
+
+def versions() -> list[tuple[str, str]]:
+    """Python and the packages a run depends on."""
+    from palora.engine.environment import PACKAGES, version
+
+    found = [(name, version(name) or "not installed") for name in PACKAGES]
+    return [("python", platform.python_version()), *found]
+
+
+def machine() -> list[tuple[str, str]]:
+    """Processor, threads, and what PyTorch was built for."""
+    import torch
+
+    from palora.engine.environment import processor
+
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    if torch.version.hip:
+        built = f"ROCm {torch.version.hip}"
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores (OMP_NUM_THREADS changes it)"
+    return [
+        ("system", platform.platform()),
+        ("processor", processor()),
+        ("threads", threads),
+        ("torch built for", built),
+        ("GPUs", ", ".join(devices) or "none: training runs on the CPU"),
+        ("CPU kernels", torch.backends.cpu.get_cpu_capability()),
+        ("oneDNN", "available" if torch.backends.mkldnn.is_available() else "missing: convolutions are slow"),
+    ]
+
+
+def kernels() -> list[tuple[str, str]]:
+    """Each backend, and why it cannot be used if so."""
+    import palora_kernels
+
+    chosen = os.environ.get("PALORA_BACKEND")
+    rows = list(palora_kernels.backends().items())
+    return [*rows, ("PALORA_BACKEND", chosen)] if chosen else rows
+
+
+def data() -> list[tuple[str, str]]:
+    """Each data set, and where it lies or how to get it."""
+    from palora.data import describe
+
+    return [
+        (row.name, f"present: {row.where}" if row.present else f"{row.where}; palora data prepare {row.name}")
+        for row in describe()
+    ]
+
+
+def cache() -> tuple[str, str]:
+    """The cache folder, and whether it can be written."""
+    from palora.data.folder import cache_root
+
+    folder = cache_root()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            return str(folder), "writable"
+    except OSError as error:
+        return str(folder), f"not writable ({error.strerror}): name another folder with PALORA_CACHE"

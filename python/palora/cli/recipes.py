@@ -1,0 +1,16 @@
+"""`palora recipes`: what can be trained."""
+
+from __future__ import annotations
+
+
+def recipes() -> None:
+    """List the recipes."""
+    from palora import methods
+    from palora.cli.console import say, table
+    from palora.recipes import RECIPES
+
+    table(["recipe", ""], [[recipe.name, recipe.summary] for recipe in RECIPES.values()])
+    say()
+    table(["method", ""], [[method.name, method.summary] for method in methods.METHODS.values()])
+    say()
+    say("palora train RECIPE [--method METHOD]")

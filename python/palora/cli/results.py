@@ -1,0 +1,116 @@
+"""Evaluate a run, draw its front, print the numbers: the end of `train`, the whole of `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palora.cli.console import say, table
+from palora.errors import PaloraError
+
+if TYPE_CHECKING:
+    from palora.engine import Evaluation
+    from palora.evaluation import Front
+
+
+def finish(folder: Path, controls: Iterable[Path], **how: Any) -> None:
+    """Evaluate the run in `folder` (`how`: arguments of `palora.engine.evaluate`), draw and print it."""
+    from palora.engine import controls_beside, evaluate
+
+    points = {control_name(run): read_front(run) for run in controls} or controls_beside(folder)
+    result = evaluate(folder, **how)
+    pictures = draw(result, points)
+    show_rays(result.front)
+    say()
+    show_summary(result)
+    for name, point in points.items():
+        numbers = ", ".join(f"{column} {values[0]:.4f}" for column, values in columns(point).items())
+        say(f"{'control ' + name:<20} {numbers}")
+    say()
+    say(f"{'run folder':<20} {folder}")
+    say(f"{'numbers':<20} {result.run.front_file}")
+    say(f"{'picture':<20} {', '.join(map(str, pictures))}")
+
+
+def draw(result: Evaluation, points: dict[str, Front]) -> list[Path]:
+    """Write front.png and front.pdf into the run folder."""
+    from palora.report.figures import front_figure
+
+    paths = [result.run.path / f"front.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        front_figure({result.config.method: result.front}, path, points=points)
+    return paths
+
+
+def show_rays(front: Front) -> None:
+    """One line a ray: preference, losses, metrics; * marks the rays that no other dominates."""
+    best = front.nondominated().tolist()
+    named = columns(front)
+    head = ["preference", *named, ""]
+    rows = [
+        [
+            " ".join(f"{weight:.2f}" for weight in ray),
+            *(f"{values[i]:.4f}" for values in named.values()),
+            "*" if best[i] and len(front) > 1 else "",
+        ]
+        for i, ray in enumerate(front.rays.tolist())
+    ]
+    table(head, rows, right=range(1, len(head)))
+
+
+def show_summary(result: Evaluation) -> None:
+    """The numbers of front.json that go into a table."""
+    numbers, front = result.summary, result.front
+    volume = numbers["hypervolume"]
+    line("split", f"{numbers['split']}, {numbers['checkpoint']} checkpoint, epochs {numbers['epochs']}")
+    line("hypervolume", f"losses {volume['losses']:.4f} (reference {point(volume['losses_reference'])})")
+    if volume["accuracies"] is not None:
+        line("", f"accuracies {volume['accuracies']:.4f} (reference {point(volume['accuracies_reference'])})")
+    if len(front) == 1:
+        return
+    count = numbers["nondominated"]
+    line("nondominated", f"{count['count']} of {count['of']} rays (marked *)")
+    spearman = {task: "-" if value is None else f"{value:.3f}" for task, value in numbers["spearman"].items()}
+    line("spearman", ", ".join(f"{task} {value}" for task, value in spearman.items()))
+    best = numbers["best_of_grid"].items()
+    line("best of grid", ", ".join(f"{name} {found['value']:.4f}" for name, found in best))
+    for name, values in numbers["fixed_rays"].items():
+        label = "ray centre" if name == "centre" else f"ray all on {name}"
+        if values is not None:
+            line(label, ", ".join(f"{column} {value:.4f}" for column, value in values.items()))
+
+
+def columns(front: Front) -> dict[str, list[float]]:
+    """Everything measured, by name."""
+    losses = {f"loss/{task}": front.losses[:, t].tolist() for t, task in enumerate(front.tasks)}
+    return {**losses, **{name: values.tolist() for name, values in front.metrics.items()}}
+
+
+def control_name(run: Path) -> str:
+    """What a control is called in the picture: its method."""
+    from palora.engine import RunConfig
+
+    return RunConfig.read(run / "config.json").method
+
+
+def read_front(run: Path) -> Front:
+    """The front of an evaluated run."""
+    from palora.evaluation import Front
+
+    if not (run / "front.json").exists():
+        raise PaloraError(f"{run} has no front.json: run `palora evaluate {run}` first.")
+    front = Front.load(run / "front.json")
+    if len(front) != 1:
+        raise PaloraError(f"A control is a single point; {run} holds a front of {len(front)} rays.")
+    return front
+
+
+def line(label: str, text: str) -> None:
+    """A label and what it stands for."""
+    say(f"{label:<20} {text}")
+
+
+def point(values: list[float]) -> str:
+    """(1, 1)."""
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

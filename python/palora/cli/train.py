@@ -1,0 +1,146 @@
+"""`palora train`: a recipe and flags become a run; the run is evaluated and shown."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from palora.cli.flags import Command, method_flags, with_flags
+from palora.errors import PaloraError
+
+if TYPE_CHECKING:
+    from palora.engine import RunConfig
+
+RUNS = Path("runs")
+
+
+def command(with_method_flags: bool) -> Command:
+    """The command; the flags of the methods only where asked for, since they cost the import of PyTorch."""
+    return with_flags(train, method_flags() if with_method_flags else {})
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe; `palora recipes` lists them.")],
+    method: Annotated[
+        str | None, typer.Option(help="A method of `palora recipes` (else the recipe's).")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, data order and random rays.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda, cuda:1, …")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast).")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Data folder (else PALORA_DATA).")] = None,
+    offset: Annotated[int | None, typer.Option(help="Corner of digit two: 6 (code) or 8 (paper).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only so many samples of each split.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder (else one in runs/).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
+    ray_chunk: Annotated[int | None, typer.Option(help="Most rays in one pass: saves memory.")] = None,
+    validate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Also save every so many steps.")] = None,
+    control: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Run to show as a point in the picture.")
+    ] = None,
+    **options: Any,
+) -> None:
+    """Train RECIPE, evaluate it on the test data, draw its front.
+
+    Ctrl-C leaves a run that --resume continues as if nothing had happened.
+    """
+    from palora.cli.console import console
+    from palora.cli.results import finish
+    from palora.engine import Interrupted
+    from palora.engine import train as run_training
+    from palora.engine.progress import reporter
+
+    settings = {
+        "method": method,
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "data": data,
+        "limit": limit,
+        "ray_chunk": ray_chunk,
+        "validate_every": validate_every,
+        "checkpoint_every": checkpoint_every,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    given_options = {name: value for name, value in options.items() if value is not None}
+    given_data = {} if offset is None else {"offset": offset}
+    if resume:
+        folder = out or default_folder(configure(recipe, given, given_options, given_data))
+        config = configure_resumed(folder, recipe, given, given_options, given_data)
+    else:
+        config = configure(recipe, given, given_options, given_data)
+        folder = out or default_folder(config)
+    try:
+        show = reporter(console())
+        show.note(
+            f"{config.recipe}, {config.method}, seed {config.seed}, {config.device}; run folder {folder}"
+        )
+        run_training(config, folder, resume=resume, show=show)
+        finish(folder, control or [], data=config.data, device=config.device)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        why = stopped if isinstance(stopped, Interrupted) else "Stopped by Ctrl-C"
+        print(f"palora: {why}. Go on with: {resume_command(config, folder)}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def configure(
+    recipe: str, given: dict[str, Any], options: dict[str, Any], data_options: dict[str, Any]
+) -> RunConfig:
+    """The configuration of a new run."""
+    from palora import recipes
+    from palora.engine.setup import pick_device
+
+    device = str(pick_device(given.get("device", "auto")))
+    return recipes.get(recipe).configure(
+        method_options=options, dataset_options=data_options, **{**given, "device": device}
+    )
+
+
+def configure_resumed(
+    folder: Path, recipe: str, given: dict[str, Any], options: dict[str, Any], data_options: dict[str, Any]
+) -> RunConfig:
+    """What the run was started with, and what was said anew over it: the engine names any conflict."""
+    from palora import methods, recipes
+    from palora.engine import RunConfig
+    from palora.engine.setup import pick_device
+
+    recipes.get(recipe)
+    file = folder / "config.json"
+    if not file.exists():
+        raise PaloraError(f"There is no run in {folder} to resume: start it without --resume.")
+    saved = RunConfig.read(file)
+    if "device" in given:
+        given = {**given, "device": str(pick_device(given["device"]))}
+    chosen = methods.get(given.get("method", saved.method))
+    methods.make_options(chosen, options)
+    return replace(
+        saved,
+        recipe=recipe,
+        method_options={**saved.method_options, **options},
+        dataset_options={**saved.dataset_options, **data_options},
+        **given,
+    )
+
+
+def default_folder(config: RunConfig) -> Path:
+    """runs/multimnist-palora-seed0."""
+    return RUNS / f"{config.recipe}-{config.method}-seed{config.seed}"
+
+
+def resume_command(config: RunConfig, folder: Path) -> str:
+    """What to type to go on."""
+    words = ["palora", "train", config.recipe, "--out", str(folder)]
+    if config.data is not None:
+        words += ["--data", config.data]
+    return shlex.join([*words, "--resume"])
