@@ -126,7 +126,7 @@ def _usual_forward(model: nn.Module, rays: int) -> Forward:
         return adapted
     if rays != 1:
         raise ValueError(
-            f"`rays` should be one row for a model without adapters: it is a single point. Found {rays} rows. "
+            f"`rays` should be one row for a model without adapters, a single point. Found {rays} rows. "
             "palora.adapt adds adapters; `forward` says how to ask a model that takes rays in another way."
         )
     return lambda model, inputs, rays: map_tensors(lambda part: part[None], model(inputs))

@@ -73,7 +73,7 @@ def _spread_orbits(tasks: int, wanted: int) -> list[list[Point]]:
         candidates = _full_orbits(tasks, divisions)
         if len(candidates) >= wanted:
             break
-    # By symmetry one representative of an orbit sees the distance of all. Integers: no ties broken by rounding.
+    # By symmetry one representative of an orbit sees the distance of all. Integers: no rounding, true ties.
     representatives = torch.tensor([orbit[0] for orbit in candidates])  # (candidates, T)
     chosen, nearest = [0], torch.full((len(candidates),), torch.iinfo(torch.int64).max)
     while len(chosen) < wanted:
