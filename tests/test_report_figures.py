@@ -62,8 +62,8 @@ def test_two_tasks_have_a_panel_of_metrics_and_one_of_losses() -> None:
         assert sorted(map(tuple, drawn.round(4))) == sorted(map(tuple, values.double().numpy().round(4)))
         filled, hollow = dots(axes)
         assert len(np.asarray(filled.get_offsets())) == 10
-        np.testing.assert_allclose(hollow.get_offsets(), values[3:4], rtol=1e-6)
-        np.testing.assert_allclose(hollow.get_facecolor(), [to_rgba("white")])
+        np.testing.assert_allclose(np.asarray(hollow.get_offsets()), values[3:4].numpy(), rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(hollow.get_facecolor()), np.asarray([to_rgba("white")]))
         markers = [line for line in axes.get_lines() if line.get_linestyle() == "None"]
         assert len(markers) == 3
         assert len({line.get_marker() for line in markers}) == 2
