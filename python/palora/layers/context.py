@@ -68,7 +68,7 @@ class at:
 
     def __enter__(self) -> None:
         task = -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
-        self.before = getattr(self.state.local, "slot", None)
+        self.before = self.state.local.slot
         self.state.local.slot = Slot(self.rays, self.mode, task)
 
     def __exit__(

@@ -58,7 +58,8 @@ class RayNorm(nn.Module):
                 remaining = (1 - factors).prod()
                 for buffer, old in zip((self.running_mean, self.running_var), before, strict=True):
                     stat = old + (buffer - old) / factors[0]
-                    buffer.copy_(stat + remaining * (old - stat))
+                    # Through .data, as torch updates them itself: autograd holds these buffers but never reads them.
+                    buffer.data.copy_(stat + remaining * (old - stat))
             self.num_batches_tracked.add_(rays - 1)
         return y
 

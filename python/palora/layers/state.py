@@ -54,13 +54,21 @@ class _Pass(NamedTuple):
     expanded: list[tuple[Any, Any]]  # weak references: remembering a pass must not keep activations alive
 
 
+class _PerThread(threading.local):
+    """A slot per thread. `threading.local` runs ``__init__`` in every thread, so the attribute is always there, which
+    the guards of compiled code rely on."""
+
+    def __init__(self) -> None:
+        self.slot: Slot | None = None
+
+
 class RayState:
     """The active rays of one adapted model, per thread."""
 
     def __init__(self, tasks: int, task_names: tuple[str, ...] | None = None) -> None:
         self.tasks = tasks
         self.task_names = task_names or tuple(str(t) for t in range(tasks))
-        self.local = threading.local()
+        self.local = _PerThread()
         self.passes: deque[_Pass] = deque(maxlen=_REMEMBERED_PASSES)
 
     # A thread-local can be neither copied nor pickled; a copy of a model starts without active rays.
@@ -74,7 +82,7 @@ class RayState:
 
     def current(self) -> Slot | None:
         """The slot of this thread's innermost ``at`` block, or, in a recomputation, of the original forward."""
-        slot = getattr(self.local, "slot", None)
+        slot = self.local.slot
         if torch.compiler.is_compiling():
             return slot
         graph_task = torch._C._current_graph_task_id()
