@@ -14,6 +14,9 @@ PALORA_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 ARGS ?=
 
 BIN := $(VENV)/bin
+# A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again; what was stopped
+# before its first checkpoint begins anew.
+DEMO_RUN := runs/demo
 MAKE_VENV := $(PYTHON) scripts/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) $(VENV)
 
 # `make demo` installs only what a run needs, the other targets add the tools; both again when the pins change.
@@ -30,7 +33,8 @@ help: ## list the targets
 venv: $(READY_TO_DEVELOP) ## make .venv with palora, the test tools and the linters
 
 demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits and draw it: minutes on two CPU cores
-	@$(BIN)/palora train multimnist-small --out runs/demo $(ARGS)
+	@test -e $(DEMO_RUN)/checkpoints/last.pt || rm -rf $(DEMO_RUN)
+	@$(BIN)/palora train multimnist-small --out $(DEMO_RUN) $(if $(wildcard $(DEMO_RUN)/checkpoints/last.pt),--resume) $(ARGS)
 
 test: $(READY_TO_DEVELOP) ## run the fast tests
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
