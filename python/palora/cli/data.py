@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List data sets, get them.")
+app = typer.Typer(rich_markup_mode=None, help="List data sets, get them.")
 
 Where = Annotated[str | None, typer.Option(metavar="DIR", help="Data folder (default: PALORA_DATA).")]
 

@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words in ([], ["data"]):
+        words.append("--help")
     try:
         status = build(words)(args=words, prog_name="palora", standalone_mode=False)
         return status if isinstance(status, int) else 0
@@ -42,7 +44,6 @@ def build(words: Sequence[str]) -> typer.Typer:
     """The application. The flags of methods need PyTorch, so `train` has them only when it is asked for."""
     app = typer.Typer(
         add_completion=False,
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         help="Pareto low-rank adapters: train one model that holds a whole Pareto front.",
@@ -76,6 +77,8 @@ def sentence(error: Any) -> str:
         text = error.format_message()
     elif isinstance(error, (PaloraError, ValueError, OSError, ImportError)):
         text = str(error)
+    elif type(error).__name__ == "OutOfMemoryError":
+        text = "The device ran out of memory: lower --batch, or take the rays in groups with --ray-chunk 1."
     else:
         text = f"unexpected {type(error).__name__}: {error} (palora --debug … shows where)"
     return " ".join(text.split()) or f"{type(error).__name__} (palora --debug … shows where)"

@@ -25,10 +25,8 @@ def command(with_method_flags: bool) -> Command:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe; `palora recipes` lists them.")],
-    method: Annotated[
-        str | None, typer.Option(help="A method of `palora recipes` (else the recipe's).")
-    ] = None,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe; `palora recipes` lists them.")],
+    method: Annotated[str | None, typer.Option(help="A method, see `palora recipes`.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     batch: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
@@ -89,8 +87,10 @@ def train(
         run_training(config, folder, resume=resume, show=show)
         finish(folder, control or [], data=config.data, device=config.device)
     except (Interrupted, KeyboardInterrupt) as stopped:
-        why = stopped if isinstance(stopped, Interrupted) else "Stopped by Ctrl-C"
-        print(f"palora: {why}. Go on with: {resume_command(config, folder)}", file=sys.stderr)
+        why = str(stopped) or "Stopped by Ctrl-C"
+        begun = (folder / "config.json").exists()
+        go_on = f". Go on with: {resume_command(config, folder)}" if begun else " before training began."
+        print(f"palora: {why}{go_on}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

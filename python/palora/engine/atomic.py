@@ -10,7 +10,7 @@ from typing import IO
 
 def write(path: Path, writer: Callable[[IO[bytes]], None]) -> None:
     """Let `writer` fill a temporary file beside `path`, bring it to the disk, then rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a killed process left is written over
     try:
         with temporary.open("wb") as file:
             writer(file)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -141,7 +140,7 @@ def named(tasks: Sequence[str], losses: Sequence[float]) -> str:
     return "  ".join(f"{task} {loss:.3f}" for task, loss in zip(tasks, losses, strict=True))
 
 
-def reporter(console: Console | None = None) -> Any:
+def reporter(console: Console | None = None) -> Silent:
     """A bar on a terminal, plain lines elsewhere."""
     console = console or Console()
     return Bar(console) if console.is_terminal else Plain(console)

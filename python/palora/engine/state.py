@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from palora.engine import atomic
 from palora.engine.rng import rng_state, set_rng_state
@@ -22,7 +21,7 @@ FORMAT = 1
 
 @dataclass
 class Position:
-    """How far a run has come. An epoch's data order follows from the seed, so these counters fix it."""
+    """How far a run has come."""
 
     epoch: int = 0
     """The epoch under way, from 0."""
@@ -56,11 +55,13 @@ class Position:
 
 @dataclass
 class TrainState:
-    """Model, optimiser, learning rate schedule, method and position, as one thing to save and restore."""
+    """Model, optimiser, method and position, as one thing to save and restore.
+
+    The data order and the learning rate follow from the configuration and the position.
+    """
 
     model: nn.Module
     optimizer: Optimizer
-    scheduler: LRScheduler
     method: Method
     position: Position = field(default_factory=Position)
 
@@ -70,7 +71,6 @@ class TrainState:
             "format": FORMAT,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "method": self.method.state_dict(),
             "position": asdict(self.position),
             "rng": rng_state(),
@@ -80,7 +80,6 @@ class TrainState:
         """Become what `snapshot` holds. The generators come last, nothing may draw before the loop."""
         self.model.load_state_dict(snapshot["model"])
         self.optimizer.load_state_dict(snapshot["optimizer"])
-        self.scheduler.load_state_dict(snapshot["scheduler"])
         self.method.load_state_dict(snapshot["method"])
         self.position = Position(**snapshot["position"])
         set_rng_state(snapshot["rng"])

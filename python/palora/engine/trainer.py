@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import MultiStepLR
 
 from palora.data import Batches
 from palora.engine.chunking import Losses, accumulate
@@ -61,11 +60,19 @@ def train(
 
 
 def initial_state(parts: Parts, config: RunConfig) -> TrainState:
-    """Adam on the method's parameter groups and the recipe's learning rate schedule."""
+    """Adam on the parameter groups of the method, before the first step."""
     groups = parts.method.parameter_groups(parts.model, config.lr)
+    groups = [{**group, "initial_lr": group["lr"]} for group in groups]
     optimizer = torch.optim.Adam(groups, lr=config.lr, fused=parts.device.type in ("cpu", "cuda"))
-    scheduler = MultiStepLR(optimizer, list(config.lr_milestones), gamma=config.lr_decay)
-    return TrainState(parts.model, optimizer, scheduler, parts.method)
+    return TrainState(parts.model, optimizer, parts.method)
+
+
+def set_learning_rate(state: TrainState, config: RunConfig) -> float:
+    """The learning rates of the epoch under way, by the recipe's milestones; returns the base rate."""
+    factor = config.lr_decay ** sum(state.position.epoch >= milestone for milestone in config.lr_milestones)
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return config.lr * factor
 
 
 def run_epochs(
@@ -91,6 +98,7 @@ def run_epochs(
     show.start(tasks, config.epochs, position.step, steps)
     while position.epoch < config.epochs:
         epoch = position.epoch + 1
+        lr = set_learning_rate(state, config)
         model.train()
         for inputs, targets in batches.epoch(position.epoch, position.batch):
             tau = (position.step + 1) / steps
@@ -104,7 +112,7 @@ def run_epochs(
             position.advance(losses)
             show.step(epoch, position.mean_losses(), len(rays))
             if position.step % config.log_every == 0:
-                run.append(step_record(position, tau, float(state.scheduler.get_last_lr()[0]), rays, losses))
+                run.append(step_record(position, tau, lr, rays, losses))
             leave_if_stopped()
             if config.checkpoint_every and position.step % config.checkpoint_every == 0:
                 save(run.last)
@@ -120,9 +128,9 @@ def run_epochs(
             record["validation"] = validation_record(front, hypervolume)
         run.append(record)
         show.epoch(epoch, position.mean_losses(), hypervolume)
-        state.scheduler.step()
         position.next_epoch()
         save(*([run.best] if improved else []), run.last)
+        leave_if_stopped()
 
 
 def training_batches(parts: Parts, config: RunConfig) -> Batches:
