@@ -33,22 +33,28 @@ class Geometry:
         )
 
     def backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, need_x: bool, need_weight: bool
-    ) -> tuple[Tensor, Tensor]:
-        dx, dweight, _ = torch.ops.aten.convolution_backward.default(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        need_x: bool,
+        need_weight: bool,
+        need_bias: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dx, dweight, dbias = torch.ops.aten.convolution_backward.default(
             grad,
             x,
             weight,
-            None,
+            [weight.shape[0]],
             self.stride,
             self.padding,
             self.dilation,
             False,
             [0, 0],
             self.groups,
-            [need_x, need_weight, False],
+            [need_x, need_weight, need_bias],
         )
-        return dx, dweight
+        return dx, dweight, dbias
 
     def output_size(self, x: Tensor, kernel: tuple[int, int]) -> list[int]:
         return [
@@ -67,6 +73,10 @@ def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
         if t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous():
             return torch.channels_last
     return torch.contiguous_format
+
+
+def _empty(x: Tensor, size: list[int], layout: torch.memory_format) -> Tensor:
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
 def _ray(t: Tensor, m: int, rays: int, shared: bool = False) -> Tensor:
@@ -106,7 +116,7 @@ def merged_forward(
         return conv.forward(x, kernel, _bias_of(bias, 0)).contiguous(memory_format=layout)
     n = x.shape[0] if shared else x.shape[0] // rays
     size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
-    y = x.new_empty((rays * n, factors.shape[0], *size)).contiguous(memory_format=layout)
+    y = _empty(x, [rays * n, factors.shape[0], *size], layout)
     for m in range(rays):
         kernel = factors.merged(weight, lam[m]).contiguous(memory_format=layout)
         _ray(y, m, rays).copy_(conv.forward(_ray(x, m, rays, shared), kernel, _bias_of(bias, m)))
@@ -128,18 +138,22 @@ def merged_backward(
     rays = lam.shape[0]
     grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
     dx: Tensor | None = None
+    biases: list[Tensor] = []
     sums = WeightGradients(factors, lam, needs)
-    if needs.x or sums.wanted:
-        for m in range(rays):
-            kernel = factors.merged(weight, lam[m]).contiguous(memory_format=layout)
-            dx_m, dkernel = conv.backward(
-                _ray(grad, m, rays), _ray(x, m, rays, shared), kernel, needs.x, sums.wanted
-            )
-            if sums.wanted:
-                sums.add_ray(m, dkernel)
-            if needs.x:
-                dx = _place(dx, dx_m, x, m, rays, shared, layout)
-    dbias = _bias_gradient(grad, rays, bias_dims) if needs.bias else None
+    for m in range(rays):
+        kernel = factors.merged(weight, lam[m]).contiguous(memory_format=layout)
+        dx_m, dkernel, dbias_m = conv.backward(
+            _ray(grad, m, rays), _ray(x, m, rays, shared), kernel, needs.x, sums.wanted, needs.bias
+        )
+        if sums.wanted:
+            sums.add_ray(m, dkernel)
+        if needs.x:
+            dx = _place(dx, dx_m, x, m, rays, shared, layout)
+        if needs.bias:
+            biases.append(dbias_m)
+    dbias: Tensor | None = None
+    if needs.bias:
+        dbias = torch.stack(biases) if bias_dims == 2 else torch.stack(biases).sum(0)
     dweight, dfactors, dlam = sums.results()
     return dx, dweight, dbias, dfactors, dlam
 
@@ -193,15 +207,17 @@ def basis_forward(
     n = x.shape[0] if shared else x.shape[0] // rays
     coefficients = lam.to(opmath_dtype(x.dtype))
     size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
-    y = x.new_zeros((rays * n, factors.shape[0], *size)).contiguous(memory_format=layout)
+    y = _empty(x, [rays * n, factors.shape[0], *size], layout)
     common = bias if bias is not None and bias.dim() == 1 else None
     if weight is not None:
         base = conv.forward(x, weight.contiguous(memory_format=layout), common)
         for m in range(rays):
             _ray(y, m, rays).copy_(_ray(base, m, rays, shared))
         del base
-    elif common is not None:
-        y.add_(common[:, None, None])
+    else:
+        y.zero_()
+        if common is not None:
+            y.add_(common[:, None, None])
     for t, delta in enumerate(factors.deltas()):
         z = conv.forward(x, delta.contiguous(memory_format=layout), None)
         for m in range(rays):
@@ -243,7 +259,7 @@ def basis_backward(
             break
         column = c[:, e].to(g.dtype)
         gz = _unflat(column @ g if shared else (column[:, None] * g).view(-1), size, layout)
-        dx_e, dkernel = conv.backward(gz, x, element.contiguous(memory_format=layout), needs.x, want_kernel)
+        dx_e, dkernel, _ = conv.backward(gz, x, element.contiguous(memory_format=layout), needs.x, want_kernel)
         if needs.x:
             dx = dx_e.contiguous(memory_format=layout) if dx is None else dx.add_(dx_e)
         if e < first:
@@ -350,7 +366,7 @@ def factored_backward(
         U, common = _by_ray(U, rays).sum(0), _by_ray(grad, rays).sum(0)
     stacked = U if weight is None else torch.cat([common, U], dim=1)
     want_kernel = needs.weight or needs.factors
-    dx, dkernel = conv.backward(
+    dx, dkernel, _ = conv.backward(
         stacked, x, kernel.contiguous(memory_format=layout), needs.x, want_kernel
     )
     dweight = dkernel[:base].contiguous() if needs.weight else None
