@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 # A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again; what was stopped
 # before its first checkpoint begins anew.
 DEMO_RUN := runs/demo
-MAKE_VENV := $(PYTHON) scripts/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) $(VENV)
+MAKE_VENV := $(PYTHON) .ci/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) $(VENV)
 
 # `make demo` installs only what a run needs, the other targets add the tools; both again when the pins change.
 READY_TO_RUN := $(VENV)/.ready-to-run

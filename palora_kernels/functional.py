@@ -108,7 +108,7 @@ def linear_delta(
 ) -> Tensor:
     """M rays of a linear layer with arbitrary deltas: ``y_m = x_m (W + sum_t lam[m, t] D_t)^T + b`` (PaLoRA, Eq. 1).
 
-    ``D`` is (T, O, K); ``weight=None`` leaves the ensemble of PaMaL, ``sum_t lam[m, t] D_t``. Everything else as `linear`.
+    ``D`` is (T, O, K); ``weight=None`` leaves the ensemble of PaMaL, ``sum_t lam[m, t] D_t``. Else as `linear`.
     """
     checks.ranks(
         weight=(weight, (2,), "(O, K)"),

@@ -16,7 +16,7 @@ from palora_kernels.eager import conv as eager_conv
 from palora_kernels.eager import linear as eager_linear
 from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
 
-LIBRARY = torch.library.Library("palora", "DEF")  # noqa: TOR901  (kept for the life of the process)
+LIBRARY = torch.library.Library("palora", "DEF")
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 _TAIL = "bool shared, str plan"

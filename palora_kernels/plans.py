@@ -1,7 +1,7 @@
 """Which algorithm serves which shape: the one table of this package.
 
-A plan is named "<backend>.<algorithm>". The rules below compare what the algorithms cost; the constants were measured on
-two CPU cores in float32. On a GPU the same arithmetic favours ``factored`` even more, because a merged weight is traffic.
+A plan is named "<backend>.<algorithm>". The rules below compare what the algorithms cost; the constants were measured
+on two CPU cores in float32. On a GPU the same arithmetic favours ``factored`` even more: a merged weight is traffic.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The definition. Everything else in this package is checked against this file.
 
 For ray ``m`` the layer's weight is ``W_m = W + sum_t lam[m, t] * D_t`` (PaLoRA, Eq. 1), where ``D_t = A_t B_t`` viewed
-as the weight for low-rank adapters (Eq. 2; ``lam`` already carries the factor alpha/r). The ops loop over the rays, merge,
-and apply torch's own layer. They are compositions of differentiable PyTorch ops, so every transform (double backward,
-``torch.func``) works on them, at the price of M passes and M merged weights.
+as the weight for low-rank adapters (Eq. 2; ``lam`` already carries the factor alpha/r). The ops loop over the rays,
+merge, and apply torch's own layer. They are compositions of differentiable PyTorch ops, so every transform (double
+backward, ``torch.func``) works on them, at the price of M passes and M merged weights.
 """
 
 from __future__ import annotations

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from palora import data, recipes
 from palora.data import Dataset
 from palora.engine import RunConfig, train
 from palora.engine.progress import Silent
-from torch import Tensor, nn
 
 load = data.load  # tests put `small_set` in its place
 

@@ -34,7 +34,7 @@ def assert_stacked_equals_loop(model: nn.Module, x: Tensor, rays: Tensor, tolera
     for m, ray in enumerate(rays):
         with palora.at(looped, ray):
             singles = outputs_of(looped(x_loop))
-        for single, y, w in zip(singles, ys, weights, strict=True):
+        for single, y in zip(singles, ys, strict=True):
             torch.testing.assert_close(y[m], single, atol=tolerance, rtol=tolerance)
         sum((y * w[m]).sum() for y, w in zip(singles, weights, strict=True)).backward()  # type: ignore[union-attr]
     assert x_stack.grad is not None

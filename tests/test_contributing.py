@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import palora
 import pytest
 import torch
+
+import palora
 from palora import data, engine, methods, models, recipes
 from palora.data import registry as data_registry
 from palora.methods import registry as method_registry

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from palora.data import Batches, Split, epoch_order
 
 N = 23

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from palora.data.cache import cache_path, cached
 
 

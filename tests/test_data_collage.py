@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from palora.data.collage import Layout, collages, compose, draw, resize
 from PIL import Image
+
+from palora.data.collage import Layout, collages, compose, draw, resize
 
 TWO = Layout(36, ((0, 0), (6, 6)))
 THREE = Layout(42, ((0, 0), (0, 14), (14, 7)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from loopback import Server, serve
+
 from palora.data.download import fetch
 from palora.errors import PaloraError
 

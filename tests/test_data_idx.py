@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from palora.data.idx import read_idx
 from palora.errors import PaloraError
 

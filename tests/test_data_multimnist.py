@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from palora import data
 from palora.data import Dataset, mnist
 from palora.data.multimnist import Part, complete_parts, pairs, small_parts
 from palora.errors import PaloraError
-from PIL import Image
 
 SPLITS = ("train", "validation", "test")
 

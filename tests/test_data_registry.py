@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from palora import data
 from palora.data import mnist
 from palora.data.folder import cache_root, data_root

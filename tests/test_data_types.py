@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from palora.data import Dataset, Split, TaskSpec
 
 TASK = TaskSpec("left", loss="cross_entropy", metric="accuracy", outputs=3)

@@ -10,11 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engine_runs import DropoutNet
+from torch import Tensor, nn
+
 from palora.engine.chunking import accumulate, rewound
 from palora.errors import PaloraError
 from palora.methods import Method
 from palora.methods.palora import PaLoRA, PaLoRAOptions
-from torch import Tensor, nn
 
 M, T, N = 5, 2, 7
 
@@ -56,7 +57,7 @@ class Norms(PaLoRA):
 
 
 def make(kind: type[PaLoRA], dropout: float) -> tuple[PaLoRA, nn.Module]:
-    """The method, and a model (linear layers, batch normalisation, dropout) with adapters that do something."""
+    """The method, and a model of linear layers, batch normalisation and dropout, with random adapters."""
     torch.manual_seed(1)
     method = kind(T, PaLoRAOptions(rays=M))
     model = method.adapt(DropoutNet(hidden=6, inputs=4, outputs=3, dtype=torch.float64))
@@ -147,9 +148,7 @@ def test_a_method_may_ask_for_one_graph_per_ray() -> None:
     total = torch.zeros(())
     for ray in rays:
         losses = compute(ray[None])[0]
-        norms = [
-            torch.autograd.grad(loss, single.first.weight, retain_graph=True)[0].norm() for loss in losses
-        ]
+        norms = [torch.autograd.grad(loss, single.first.weight, retain_graph=True)[0].norm() for loss in losses]
         total = total + sum(ray[t] * losses[t] / (norms[t] + 1e-3) for t in range(T))
     total.backward()
     for name, parameter in single.named_parameters():

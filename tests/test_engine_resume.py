@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import palora.data
 import pytest
 import torch
 from engine_runs import At, DropoutNet, small_set, tiny
+
+import palora.data
 from palora.engine import Interrupted, RunFolder, read_metrics, train, validate
 from palora.engine.progress import Silent
 from palora.errors import PaloraError

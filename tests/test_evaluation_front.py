@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from palora.errors import PaloraError
 from palora.evaluation import Front, files, knee, select, summary
 from palora.rays import fixed_rays, simplex_grid

@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from palora.evaluation import hypervolume, monotonicity, nondominated
 from scipy import stats
+
+from palora.evaluation import hypervolume, monotonicity, nondominated
 
 
 def dominates(a: np.ndarray, b: np.ndarray) -> bool:

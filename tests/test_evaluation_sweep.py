@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import palora
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
+import palora
 from palora.evaluation import sweep
 from palora.rays import simplex_grid
-from torch import Tensor, nn
 
 
 class TwoHeads(nn.Module):

@@ -33,10 +33,7 @@ def _adapted(name: str, form: str) -> tuple[nn.Module, torch.Tensor, torch.Tenso
 @pytest.mark.parametrize("form", ["matricised", "loralib"])
 @pytest.mark.parametrize("name", list(MODELS))
 def test_stacked_equals_looped(name: str, form: str) -> None:
-    if name in LARGE and form == "loralib":
-        rays = 2  # the large ones take seconds a pass in float64
-    else:
-        rays = 3
+    rays = 2 if name in LARGE else 3  # the large ones take seconds a pass in float64
     model, x, all_rays = _adapted(name, form)
     # Deep networks with batch statistics of two samples amplify rounding: 1e-16 grows to 1e-9 and beyond.
     assert_stacked_equals_loop(model, x, all_rays[:rays], tolerance=1e-6 if name in LARGE else 1e-10)

@@ -6,11 +6,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import palora
 import pytest
 import torch
 import torch.nn.functional as F
 from engine_runs import small_set, tiny
+from torch import Tensor, nn
+
+import palora
 from palora import methods
 from palora.data import Batches
 from palora.engine import train
@@ -19,7 +21,6 @@ from palora.engine.state import load_checkpoint
 from palora.engine.trainer import initial_state, losses_of
 from palora.errors import PaloraError
 from palora.models import LeNet
-from torch import Tensor, nn
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
+
 from palora.layers import adapt, adapter_parameters
 from palora.models import MLP, LeNet, ResNet18, SegNet
-from torch import nn
 
 # network, rank, tasks, parameters, adapters (loralib form), per cent: loralib, matricised where published
 NETWORKS = {

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 import torch
-from palora.models import MLP, LeNet, ResNet18, SegNet
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from palora.models import MLP, LeNet, ResNet18, SegNet
 
 MODELS = {
     "lenet": (lambda: LeNet(3, in_channels=2, classes=4), (2, 28, 28), [(4,)] * 3),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-import palora
 import pytest
 import torch
+from torch import Tensor, nn
+
+import palora
 from palora.layers import adapter_parameters
 from palora.models import MLP, LeNet, ResNet18, SegNet
-from torch import Tensor, nn
 
 RAYS = 3
 HEADS_ONLY = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from palora import models
 from palora.errors import PaloraError
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from palora import schedules
 from palora.rays import simplex_grid
 from palora.rays.deterministic import anneal

@@ -7,6 +7,7 @@ from math import comb
 
 import pytest
 import torch
+
 from palora.rays import fixed_rays, interior_grid, sarcos_grid, simplex_grid
 
 

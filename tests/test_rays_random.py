@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy import stats
+
 from palora import schedules
 from palora.rays.random import dirichlet
-from scipy import stats
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+
 from palora.evaluation import Front
 from palora.rays import sarcos_grid, simplex_grid
 from palora.report import front_figure

@@ -2,8 +2,8 @@
 
 ``merged`` forms ray m's kernel and convolves ray m's rows, one ray at a time. ``basis`` convolves with W and with every
 D_t once and combines the T+1 outputs per ray: it pays where all rays share the input and the kernel is large.
-``factored`` (matricised low-rank kernels, one group) appends B's filters to W's in one convolution over all rows and adds
-``(S o Lam) A^T`` as a 1 x 1 product: it pays where rays have few rows each, as with a preference per sample.
+``factored`` (matricised low-rank kernels, one group) appends B's filters to W's in one convolution over all rows and
+adds ``(S o Lam) A^T`` as a 1 x 1 product: it pays where rays have few rows each, as with a preference per sample.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plans of `linear` and `linear_delta`.
 
-``factored`` keeps A and B apart (KERNELS: S = X B^T, Y = X W^T + (S o Lam) A^T): one stacked base product for all rays.
+``factored`` keeps A and B apart, S = X B^T and Y = X W^T + (S o Lam) A^T: one stacked base product for all rays.
 ``merged`` forms W_m ray by ray. ``basis`` computes the T+1 products X W^T, X D_t^T once and combines them per ray.
 """
 
@@ -53,10 +53,7 @@ def factored_forward(
         return add_bias_(scaled @ At, bias, rays), S
     common = bias if bias is not None and bias.dim() == 1 else None
     base = x @ weight.t() if common is None else torch.addmm(common, x, weight.t())
-    if shared and rays > 1:
-        y = base.repeat(rays, 1)
-    else:
-        y = base
+    y = base.repeat(rays, 1) if shared and rays > 1 else base
     y.addmm_(scaled, At)
     return (y if common is not None else add_bias_(y, bias, rays)), S
 

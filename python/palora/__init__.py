@@ -37,7 +37,7 @@ _HOME = {
 }
 _MODULES = ("data", "engine", "evaluation", "layers", "methods", "models", "rays", "recipes", "report", "schedules")
 
-__all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
     from palora import data, engine, evaluation, layers, methods, models, rays, recipes, report, schedules

@@ -63,7 +63,7 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             dilation,  # type: ignore[arg-type]
             groups,
             bias,
-            padding_mode,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )

@@ -1,4 +1,4 @@
-"""Switch off the fused inference paths of torch's transformers, which read linear1.weight and linear2.weight directly."""
+"""Switch off the fused inference paths of torch's transformers, which read linear1.weight directly."""
 
 from __future__ import annotations
 

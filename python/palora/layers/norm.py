@@ -1,8 +1,8 @@
 """Batch normalisation that treats every ray as a loop over rays would.
 
-Each ray is normalised by its own batch statistics, and the running statistics take M updates, ray after ray. Before the
-expansion point one batch serves all rays: it is normalised once, and the running statistics still take M updates, as the
-M passes of a loop would have made them. With a preference per sample the statistics are those of the whole batch.
+Each ray is normalised by its own batch statistics, and the running statistics take M updates, ray after ray. Before
+the expansion point one batch serves all rays: it is normalised once, and the running statistics still take M updates,
+as the M passes of a loop would have made them. With a preference per sample the statistics are the whole batch's.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ class RayNorm(nn.Module):
 
     rays_state: RayState
     frozen: bool = False
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    momentum: float | None
+    track_running_stats: bool
 
     def train(self, mode: bool = True) -> Any:
         """A frozen layer (``train_base=False``) stays in evaluation mode."""
@@ -46,21 +51,21 @@ class RayNorm(nn.Module):
 
         With update factors f_1 .. f_M: r_M = stat + prod(1 - f_i) (r_0 - stat).
         """
-        if not (self.training and self.track_running_stats) or self.running_mean is None:
+        mean, var, seen = self.running_mean, self.running_var, self.num_batches_tracked
+        if not (self.training and self.track_running_stats) or mean is None or var is None or seen is None:
             return super().forward(x)
-        before = [self.running_mean.clone(), self.running_var.clone()]
-        seen = self.num_batches_tracked.clone()
+        before, seen_before = [mean.clone(), var.clone()], seen.clone()
         y = super().forward(x)
         with torch.no_grad():
             steps = torch.arange(1, rays + 1, device=x.device, dtype=torch.float64)
-            factors = 1 / (seen + steps) if self.momentum is None else torch.full_like(steps, self.momentum)
+            factors = 1 / (seen_before + steps) if self.momentum is None else torch.full_like(steps, self.momentum)
             if self.momentum != 0:
                 remaining = (1 - factors).prod()
-                for buffer, old in zip((self.running_mean, self.running_var), before, strict=True):
+                for buffer, old in zip((mean, var), before, strict=True):
                     stat = old + (buffer - old) / factors[0]
                     # Through .data, as torch updates them itself: autograd holds these buffers but never reads them.
                     buffer.data.copy_(stat + remaining * (old - stat))
-            self.num_batches_tracked.add_(rays - 1)
+            seen.add_(rays - 1)
         return y
 
 

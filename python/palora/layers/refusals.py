@@ -79,14 +79,15 @@ def refuse_layer(name: str, module: nn.Module, owners: dict[int, tuple[str, nn.M
             f"{name!r} is a {type(module).__name__}, a subclass with behaviour of its own (quantised, parametrised or "
             f"custom); exclude it with exclude=[{name!r}], or replace it by torch.nn.{_base(module)}."
         )
-    if "weight" not in module._parameters or module.weight is None:
+    if "weight" not in module._parameters:
         raise UnsupportedModuleError(
             f"The weight of {name!r} is not a parameter of its own (weight or spectral normalisation); "
             f"remove that first, or exclude it with exclude=[{name!r}]."
         )
-    if not module.weight.is_floating_point():
+    weight = module._parameters["weight"]
+    if weight is not None and not weight.is_floating_point():
         raise UnsupportedModuleError(
-            f"The weight of {name!r} has dtype {module.weight.dtype}; quantised base weights are not supported."
+            f"The weight of {name!r} has dtype {weight.dtype}; quantised base weights are not supported."
         )
 
 

@@ -1,8 +1,8 @@
 """Which rays are active: one small state object per model, shared by its adapted layers.
 
 The rays are plain tensors in a slot per thread, never buffers (DDP would broadcast those). A slot lives as long as its
-``with palora.at(...)`` block; activation checkpointing, which recomputes layers after the block has ended, finds the slot
-again through the autograd node that asked for the recomputation.
+``with palora.at(...)`` block; activation checkpointing, which recomputes layers after the block has ended, finds the
+slot again through the autograd node that asked for the recomputation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make the virtual environment of the Makefile: `python scripts/make_venv.py FOLDER [EXTRA ...]`.
+"""Make the virtual environment of the Makefile: `python .ci/make_venv.py FOLDER [EXTRA ...]`.
 
 Standard library only, and no syntax newer than Python 3.6: an old interpreter must get as far as the message.
 """
