@@ -26,9 +26,7 @@ def list_data(data: Where = None) -> None:
 
 
 @app.command("prepare")
-def prepare(
-    name: Annotated[str, typer.Argument(help="A name of `palora data list`.")], data: Where = None
-) -> None:
+def prepare(name: Annotated[str, typer.Argument(help="A name of `palora data list`.")], data: Where = None) -> None:
     """Download and build what NAME needs, unless it is there."""
     from palora.cli.console import say
     from palora.data import prepare as prepare_data

@@ -81,9 +81,7 @@ def train(
         folder = out or default_folder(config)
     try:
         show = reporter(console())
-        show.note(
-            f"{config.recipe}, {config.method}, seed {config.seed}, {config.device}; run folder {folder}"
-        )
+        show.note(f"{config.recipe}, {config.method}, seed {config.seed}, {config.device}; run folder {folder}")
         run_training(config, folder, resume=resume, show=show)
         finish(folder, control or [], data=config.data, device=config.device)
     except (Interrupted, KeyboardInterrupt) as stopped:
@@ -94,9 +92,7 @@ def train(
         raise typer.Exit(130) from None
 
 
-def configure(
-    recipe: str, given: dict[str, Any], options: dict[str, Any], data_options: dict[str, Any]
-) -> RunConfig:
+def configure(recipe: str, given: dict[str, Any], options: dict[str, Any], data_options: dict[str, Any]) -> RunConfig:
     """The configuration of a new run."""
     from palora import recipes
     from palora.engine.setup import pick_device

@@ -41,9 +41,7 @@ def accumulate(
     return torch.cat(seen)
 
 
-def _coupled(
-    method: Method, model: nn.Module, losses_at: Losses, rays: Tensor, groups: tuple[Tensor, ...]
-) -> Tensor:
+def _coupled(method: Method, model: nn.Module, losses_at: Losses, rays: Tensor, groups: tuple[Tensor, ...]) -> Tensor:
     """Σ_mt (∂total/∂L_mt) ∂L_mt/∂θ: the factors in a first pass without a graph, then group by group."""
     if type(method).backward is not Method.backward:
         raise PaloraError(

@@ -51,9 +51,7 @@ class Plain(Silent):
             self._line(epoch, losses, "")
 
     def epoch(self, epoch: int, losses: Sequence[float], hypervolume: float | None) -> None:
-        self._line(
-            epoch, losses, "" if hypervolume is None else f"  validation hypervolume {hypervolume:.4f}"
-        )
+        self._line(epoch, losses, "" if hypervolume is None else f"  validation hypervolume {hypervolume:.4f}")
 
     def _line(self, epoch: int, losses: Sequence[float], more: str) -> None:
         self.spoken = time.monotonic()

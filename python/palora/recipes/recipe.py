@@ -53,9 +53,7 @@ class Recipe:
         strange = set(dataset_options or {}) - set(self.dataset_options)
         if strange:
             known = ", ".join(self.dataset_options) or "none"
-            raise PaloraError(
-                f"The data of recipe '{self.name}' has no option `{min(strange)}`. It has: {known}."
-            )
+            raise PaloraError(f"The data of recipe '{self.name}' has no option `{min(strange)}`. It has: {known}.")
         shared = {f.name for f in fields(self)} & {f.name for f in fields(RunConfig)}
         settings = {name: getattr(self, name) for name in shared}
         return RunConfig(
