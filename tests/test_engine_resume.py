@@ -121,8 +121,15 @@ def test_stop_during_validation_repeats_the_validation(tmp_path: Path, whole: Ru
         patch.setattr(validate, "Batches", stopping)
         with pytest.raises(Interrupted, match="after step 6 of 12"):
             train(tiny(), tmp_path / "run", make_model=DropoutNet)
+    assert read_metrics(tmp_path / "run")[-1]["kind"] == "step"  # it did not wait for the validation's end
     run = train(tiny(), tmp_path / "run", resume=True, make_model=DropoutNet)
     assert_same_run(run, whole)
+
+
+def test_batch_statistics_take_one_update_per_step_and_ray(whole: RunFolder) -> None:
+    """Training ran in training mode, validation did not; 12 steps of 3 rays."""
+    statistics = torch.load(whole.last, weights_only=True)["model"]
+    assert int(statistics["norm.num_batches_tracked"]) == 12 * 3
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, whole: RunFolder) -> None:
