@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from palora import data, methods, models
 from palora.data import Dataset
 from palora.engine.config import RunConfig
+from palora.engine.memory import keep_freed_memory
 from palora.engine.rng import seed_everything
 from palora.errors import PaloraError
 from palora.methods import Method
@@ -41,6 +42,8 @@ def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = Non
     `config` asks for that does not exist.
     """
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dataset = load_data(config)
     method = methods.build(config.method, len(dataset.tasks), config.method_options, config.seed)
     seed_everything(config.seed)
