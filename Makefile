@@ -56,5 +56,5 @@ $(READY_TO_RUN): $(METADATA)
 	@touch $@
 
 $(READY_TO_DEVELOP): $(METADATA)
-	@$(MAKE_VENV) test lint
+	@$(MAKE_VENV) test lint methods
 	@touch $(READY_TO_RUN) $@

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="where the environment goes")
-    parser.add_argument("extras", nargs="*", help="extras of pyproject.toml: test, lint")
+    parser.add_argument("extras", nargs="*", help="extras of pyproject.toml: test, lint, methods")
     parser.add_argument("--torch-index", default="", help="index of CPU builds of PyTorch")
     parser.add_argument("--installer", default="auto", choices=["auto", "uv", "pip"])
     options = parser.parse_args()

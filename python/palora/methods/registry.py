@@ -6,16 +6,38 @@ import dataclasses
 from typing import Any
 
 from palora.errors import PaloraError
+from palora.methods.autolambda import AutoLambda
 from palora.methods.base import Method
+from palora.methods.cagrad import CAGrad
+from palora.methods.dwa import DynamicWeightAverage
+from palora.methods.graddrop import GradDrop
+from palora.methods.imtl import IMTL
 from palora.methods.ls import LinearScalarisation
+from palora.methods.mgda import MGDA
+from palora.methods.nash import NashMTL
 from palora.methods.palora import PaLoRA
+from palora.methods.pcgrad import PCGrad
+from palora.methods.rlw import RandomWeighting
+from palora.methods.rotograd import RotoGrad
 from palora.methods.stl import SingleTask
+from palora.methods.uw import UncertaintyWeighting
 from palora.suggest import unknown
 
 METHODS: dict[str, type[Method]] = {
     "palora": PaLoRA,
     "ls": LinearScalarisation,
     "stl": SingleTask,
+    "uw": UncertaintyWeighting,
+    "rlw": RandomWeighting,
+    "dwa": DynamicWeightAverage,
+    "mgda": MGDA,
+    "pcgrad": PCGrad,
+    "imtl": IMTL,
+    "cagrad": CAGrad,
+    "nash": NashMTL,
+    "graddrop": GradDrop,
+    "rotograd": RotoGrad,
+    "autolambda": AutoLambda,
 }
 
 
