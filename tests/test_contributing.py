@@ -21,7 +21,7 @@ BLOCK = re.compile(r"```python\n# python/(palora/\S+)\.py\n(.*?)```", re.DOTALL)
 
 
 def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The example file `name`, such as "palora/methods/rlw", as a module."""
+    """The example file `name`, such as "palora/methods/si", as a module."""
     (source,) = [text for path, text in BLOCK.findall(GUIDE.read_text()) if path == name]
     module = ModuleType(f"contributing_{name.replace('/', '_')}")
     module.__file__ = str(GUIDE)
@@ -48,27 +48,28 @@ def test_the_model_is_built_by_name_and_can_be_adapted(monkeypatch: pytest.Monke
         assert [tuple(y.shape) for y in palora.split(model(x), 2)] == [(2, 2, 3), (2, 2, 1)]
 
 
-def test_the_method_repeats_itself_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    rlw = example("palora/methods/rlw", monkeypatch).RandomWeighting
-    monkeypatch.setitem(method_registry.METHODS, "rlw", rlw)
-    method, other = methods.build("rlw", 3, seed=1), methods.build("rlw", 3, seed=2)
-    first = method.rays(0.1)
-    assert first.shape == (1, 3)
-    torch.testing.assert_close(first.sum(), torch.tensor(1.0))
-    other.load_state_dict(method.state_dict())
-    following = method.rays(0.2)
-    assert torch.equal(other.rays(0.2), following)
-    assert not torch.equal(following, first)
+def test_the_method_does_not_see_the_units_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        method_registry.METHODS, "si", example("palora/methods/si", monkeypatch).ScaleInvariant
+    )
+    method = methods.build("si", 2)
+    weight = torch.tensor([3.0, 2.0], requires_grad=True)
+    method.objective(weight[None].square(), method.rays(1.0)).backward()
+    first, weight.grad = weight.grad, None
+    method.objective(weight[None].square() * torch.tensor([1.0, 100.0]), method.rays(1.0)).backward()
+    torch.testing.assert_close(weight.grad, first)
+    torch.testing.assert_close(first, 2 / weight.detach())
 
 
-@pytest.mark.parametrize("method", ["palora", "rlw"])
+@pytest.mark.parametrize("method", ["palora", "si"])
 def test_the_recipe_trains_the_data_set_with_the_method(
     method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     entry = example("palora/data/waves", monkeypatch).ENTRY
     monkeypatch.setitem(data_registry._ENTRIES, entry.name, entry)
-    rlw = example("palora/methods/rlw", monkeypatch).RandomWeighting
-    monkeypatch.setitem(method_registry.METHODS, "rlw", rlw)
+    monkeypatch.setitem(
+        method_registry.METHODS, "si", example("palora/methods/si", monkeypatch).ScaleInvariant
+    )
     recipe = example("palora/recipes/waves", monkeypatch).RECIPE
     monkeypatch.setitem(recipes.RECIPES, recipe.name, recipe)
 
