@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.evaluation.front import Front
+from palora.evaluation.measures import Measure
 from palora.evaluation.trees import map_tensors
 from palora.rays.checks import whole
 
@@ -28,6 +29,7 @@ def sweep(
     forward: Forward | None = None,
     tasks: Sequence[str] = (),
     note: str = "",
+    measures: Mapping[int, Measure] | None = None,
 ) -> Front:
     """Mean loss of every task, and mean of every metric, at each of `rays`.
 
@@ -45,6 +47,9 @@ def sweep(
         rays_per_pass: at most so many rays in one pass, which bounds the memory; None: all of them.
         forward: how to ask another kind of model: (model, inputs, rays (m, T)) → outputs of shape (m, n, …).
         tasks, note: for the `Front`.
+        measures: task → a metric that is not a mean over samples (mean IoU, a median, …), see
+            :mod:`palora.evaluation.measures`. Task t is ``outputs[t]``, (m, n, …), with ``targets[t]``; its
+            metrics are called "<name>/<task>".
 
     The model is in evaluation mode for the duration, and every module back in its own mode afterwards. No
     gradients. Sums are kept in float64. Raises ValueError for wrong shapes and if there are no samples.
@@ -60,6 +65,7 @@ def sweep(
     device = _device(model)
     groups = rays.to(device).split(rays_per_pass or len(rays))
     totals = [_Totals() for _ in groups]
+    measures = measures or {}
 
     def to_device(part: Tensor) -> Tensor:
         return part.to(device)
@@ -68,13 +74,20 @@ def sweep(
         for batch in batches:
             inputs, targets = (map_tensors(to_device, part) for part in batch)
             for group, total in zip(groups, totals, strict=True):
-                outputs = map_tensors(lambda part: part.flatten(0, 1), forward(model, inputs, group))
+                answers = forward(model, inputs, group)
+                for task, measure in measures.items():
+                    total.add_sums(task, measure.sums(answers[task], targets[task]))
+                outputs = map_tensors(lambda part: part.flatten(0, 1), answers)
                 rows = _for_every_ray(targets, len(group))
                 total.add(group, loss_fn(outputs, rows), metric_fn(outputs, rows) if metric_fn else {})
     if not totals[0].samples:
         raise ValueError("`batches` should hold at least one sample. Found none; was it gone through before?")
     losses = torch.cat([total.losses / total.samples for total in totals]).to(totals[0].dtype)
     metrics = {name: torch.cat([t.metrics[name] / t.samples for t in totals]) for name in totals[0].metrics}
+    for task, measure in measures.items():
+        values = torch.cat([measure.values(total.sums[task]) for total in totals])
+        of = tasks[task] if tasks else f"task {task + 1}"
+        metrics.update({f"{name}/{of}": values[:, i] for i, name in enumerate(measure.names)})
     return Front(rays, losses, metrics, tuple(tasks), note)
 
 
@@ -89,6 +102,7 @@ class _Totals:
 
     losses: Tensor = field(default_factory=lambda: torch.zeros(()))  # (m, T) float64
     metrics: dict[str, Tensor] = field(default_factory=dict)  # (m,) float64
+    sums: dict[int, Tensor] = field(default_factory=dict)  # (m, K) float64, of measures
     samples: int = 0
     dtype: torch.dtype = torch.float32  # what the loss function returned
 
@@ -112,12 +126,15 @@ class _Totals:
         self.samples += rows // m
         self.dtype = losses.dtype
 
+    def add_sums(self, task: int, sums: Tensor) -> None:
+        self.sums[task] = self.sums[task] + sums if task in self.sums else sums
+
 
 def _usual_forward(model: nn.Module, rays: int) -> Forward:
     """Ask an adapted model under `palora.at`, and a model without adapters as it is."""
-    from palora.layers import adapter_parameters, at, split  # not needed with a `forward` of one's own
+    from palora.layers import at, ray_layers, split  # not needed with a `forward` of one's own
 
-    if adapter_parameters(model):
+    if ray_layers(model):
 
         def adapted(model: nn.Module, inputs: Any, rays: Tensor) -> Any:
             with at(model, rays):

@@ -1,7 +1,8 @@
 """Adapted layers and the model around them: adapt, at, split, merge, save and load.
 
 - ``linear``, ``conv``: the drop-in layers; ``adapter``: what they share; ``norm``: ray-wise batch normalisation.
-- ``adapting``: the layer swap; ``refusals``, ``fast_paths``: what cannot pass; ``wiring``: state and hooks.
+- ``ray_layer``: what depends on the ray; ``dora``, ``ensemble_layers``: other layers that do.
+- ``adapting``, ``ensembling``: the layer swaps; ``refusals``, ``fast_paths``: what cannot pass; ``wiring``: hooks.
 - ``state``, ``routing``, ``expansion``, ``context``: where rays live and how a batch becomes M batches.
 - ``merging``, ``storing``: one preference as a plain model; adapters in a file.
 """
@@ -11,15 +12,23 @@ from __future__ import annotations
 from palora.layers.adapting import adapt
 from palora.layers.context import at
 from palora.layers.conv import PaLoRAConv2d
+from palora.layers.dora import DoRAConv2d, DoRALinear
+from palora.layers.ensemble_layers import EnsembleConv2d, EnsembleLinear, EnsembleNorm
+from palora.layers.ensembling import ensemble
 from palora.layers.expansion import split
 from palora.layers.linear import PaLoRALinear
 from palora.layers.merging import merge
 from palora.layers.norm import RayBatchNorm1d, RayBatchNorm2d, RayBatchNorm3d, RaySyncBatchNorm
 from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.storing import load_adapters, save_adapters
-from palora.layers.wiring import adapted_layers, adapter_parameters
+from palora.layers.wiring import adapted_layers, adapter_parameters, ray_layers
 
 __all__ = [
+    "DoRAConv2d",
+    "DoRALinear",
+    "EnsembleConv2d",
+    "EnsembleLinear",
+    "EnsembleNorm",
     "PaLoRAConv2d",
     "PaLoRALinear",
     "RayBatchNorm1d",
@@ -31,8 +40,10 @@ __all__ = [
     "adapted_layers",
     "adapter_parameters",
     "at",
+    "ensemble",
     "load_adapters",
     "merge",
+    "ray_layers",
     "save_adapters",
     "split",
 ]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palora.layers.state import RayState
+import palora_kernels
+from palora.layers.ray_layer import RayLayer
 
 
 def check_settings(tasks: int, rank: int, alpha: float) -> None:
@@ -20,17 +21,14 @@ def check_settings(tasks: int, rank: int, alpha: float) -> None:
         raise ValueError(f"`alpha` should be a finite number. Found {alpha!r}.")
 
 
-class Adapter(nn.Module):
+class Adapter(RayLayer):
     """Mixin of the adapted layers: lora_A, lora_B, tasks, rank, alpha, form, and the state that holds the rays."""
 
-    weight: Tensor
     lora_A: nn.Parameter
     lora_B: nn.Parameter
-    tasks: int
     rank: int
     alpha: float
     form: str
-    rays_state: RayState | None
 
     def install(self, tasks: int, rank: int, alpha: float, form: str) -> None:
         """Add fresh adapters on the weight's device and in its dtype."""
@@ -56,6 +54,24 @@ class Adapter(nn.Module):
             if self.lora_B[t].numel():
                 nn.init.kaiming_uniform_(self.lora_B.data[t], a=math.sqrt(5))
         nn.init.zeros_(self.lora_A)
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """What the adapter adds to the layer, by name."""
+        return {"lora_A": self.lora_A, "lora_B": self.lora_B}
+
+    def merged_weight(self, ray: Tensor) -> Tensor:
+        """W_lambda, the weight's shape, for one ray (T,)."""
+        return palora_kernels.merge(self.weight, self.lora_A, self.lora_B, self.scaled(ray))
+
+    def merged(self, ray: Tensor) -> nn.Module:
+        with torch.no_grad():
+            self.weight.copy_(self.merged_weight(ray))
+        for name in self.own_parameters():
+            delattr(self, name)
+        for name in ("tasks", "rank", "alpha", "form", "rays_state"):
+            self.__dict__.pop(name, None)
+        self.__class__ = nn.Linear if isinstance(self, nn.Linear) else nn.Conv2d  # type: ignore[assignment]
+        return self
 
     @property
     def scaling(self) -> float:

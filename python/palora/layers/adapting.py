@@ -10,13 +10,15 @@ from torch import nn
 from palora.layers import fast_paths
 from palora.layers.adapter import Adapter, check_settings
 from palora.layers.conv import PaLoRAConv2d, check_form
+from palora.layers.dora import DoRAConv2d, DoRALinear
 from palora.layers.linear import PaLoRALinear
 from palora.layers.norm import SWAPS, RayNorm, swap_in
 from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing
 from palora.layers.state import RayState
-from palora.layers.wiring import adapter_parameters, connect
+from palora.layers.wiring import adapted_layers, connect, ray_layers
 
 Patterns = str | Sequence[str] | None
+FAMILIES = ("lora", "dora")
 
 
 def _patterns(name: str, value: Patterns) -> list[str]:
@@ -67,8 +69,8 @@ def _chosen(model: nn.Module, include: Patterns, exclude: Patterns) -> dict[str,
             f"`model` ({type(model).__name__}) has no Linear or Conv2d layer to adapt under include={include!r}, "
             f"exclude={exclude!r}. Adaptable modules: {', '.join(names[:8]) or 'none'}."
         )
-    for name, module in chosen.items():
-        if isinstance(module, Adapter) and module.rays_state is not None:
+    for name, module in ray_layers(model).items():
+        if not isinstance(module, Adapter) or (name in chosen and module.rays_state is not None):
             raise ValueError(f"`model` is adapted already (layer {name!r}). Adapt a fresh copy, or merge it first.")
     return chosen
 
@@ -98,6 +100,7 @@ def adapt(
     exclude: Patterns = None,
     expand_at: Patterns = None,
     train_base: bool = True,
+    family: str = "lora",
 ) -> nn.Module:
     """Give every Linear and Conv2d of ``model`` T low-rank adapters (PaLoRA, Sec. 4.1), in place.
 
@@ -110,6 +113,7 @@ def adapt(
         include, exclude: patterns (``*``, ``?``) on module names; a name also covers the modules inside it.
         expand_at: patterns on the modules where n rows become M*n; by default the model itself. Deeper points let an
             unadapted trunk run once for all rays.
+        family: "lora", Eq. 2; or "dora", magnitude and direction apart (see palora.layers.dora).
         train_base: False freezes everything but the adapters, and batch normalisation's statistics (Pareto expansion).
 
     Returns:
@@ -122,6 +126,7 @@ def adapt(
     names = _task_names(tasks)
     check_settings(len(names), rank, alpha)
     check_form(form)
+    _check_family(family)
     chosen = _chosen(model, include, exclude)
     points = _expansion_points(model, expand_at)
     refuse_mixing(model)
@@ -135,7 +140,7 @@ def adapt(
             refuse_layer(name, module, owners)
             _try_form(name, module, form)
     for module in fresh.values():
-        _swap(module, len(names), rank, alpha, form)
+        _swap(module, len(names), rank, alpha, form, family)
     state = RayState(len(names), names)
     for module in model.modules():
         if type(module) in SWAPS:
@@ -146,9 +151,15 @@ def adapt(
     fast_paths.disable(model)
     if not train_base:
         model.requires_grad_(False)
-        for parameter in adapter_parameters(model):
-            parameter.requires_grad_(True)
+        for layer in adapted_layers(model).values():
+            for parameter in layer.own_parameters().values():
+                parameter.requires_grad_(True)
     return model
+
+
+def _check_family(family: str) -> None:
+    if family not in FAMILIES:
+        raise ValueError(f"`family` should be one of {', '.join(FAMILIES)}. Found {family!r}.")
 
 
 def _try_form(name: str, module: nn.Module, form: str) -> None:
@@ -160,13 +171,13 @@ def _try_form(name: str, module: nn.Module, form: str) -> None:
         )
 
 
-def _swap(module: nn.Module, tasks: int, rank: int, alpha: float, form: str) -> None:
+def _swap(module: nn.Module, tasks: int, rank: int, alpha: float, form: str, family: str) -> None:
     """Change the class of a layer in place: same object, same Parameters, same hooks."""
     if isinstance(module, nn.Conv2d):
-        module.__class__ = PaLoRAConv2d
+        module.__class__ = DoRAConv2d if family == "dora" else PaLoRAConv2d
         module.install(tasks, rank, alpha, form)  # type: ignore[operator]
     else:
-        module.__class__ = PaLoRALinear
+        module.__class__ = DoRALinear if family == "dora" else PaLoRALinear
         module.install(tasks, rank, alpha, "matricised")  # type: ignore[operator]
 
 

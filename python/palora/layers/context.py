@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palora.layers.adapter import Adapter
+from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Mode, RayState, Slot
-from palora.layers.wiring import adapted_layers, connect, states_of
+from palora.layers.wiring import connect, ray_layers, states_of
 
 
 def _state(model: nn.Module) -> RayState:
@@ -22,7 +22,7 @@ def _state(model: nn.Module) -> RayState:
         )
     if len(states) == 1 and states[0] is not None:
         return states[0]
-    layers = adapted_layers(model)
+    layers = ray_layers(model)
     tasks = {layer.tasks for layer in layers.values()}
     if len(tasks) > 1:
         raise ValueError(f"`model` has adapted layers of different numbers of tasks: {sorted(tasks)}.")
@@ -31,7 +31,7 @@ def _state(model: nn.Module) -> RayState:
     return state
 
 
-def _as_tensor(rays: Any, layer: Adapter) -> Tensor:
+def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
     tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
     if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.to(torch.float32)
@@ -55,7 +55,7 @@ class at:
 
     def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False) -> None:
         self.state = _state(model)
-        layer = next(iter(adapted_layers(model).values()))
+        layer = next(iter(ray_layers(model).values()))
         tensor = _as_tensor(rays, layer)
         tasks = self.state.tasks
         allowed = (2,) if per_sample else (1, 2)

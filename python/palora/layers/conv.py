@@ -20,6 +20,16 @@ def check_form(form: str) -> None:
         raise ValueError(f"`form` should be one of {', '.join(FORMS)}. Found {form!r}.")
 
 
+def padded(layer: nn.Conv2d, x: Tensor) -> tuple[Tensor, Any]:
+    """Pad here what the op does not pad: modes other than zeros, and 'same' with an uneven border."""
+    around = layer._reversed_padding_repeated_twice  # (left, right, top, bottom)
+    if layer.padding_mode != "zeros":
+        return F.pad(x, around, mode=layer.padding_mode), 0
+    if layer.padding == "same" and (around[0] != around[1] or around[2] != around[3]):
+        return F.pad(x, around), 0
+    return x, layer.padding
+
+
 class PaLoRAConv2d(Adapter, nn.Conv2d):
     """A convolution whose kernel is ``W + alpha/r * sum_t lambda_t A_t B_t`` for the active rays (PaLoRA, Eq. 2).
 
@@ -96,7 +106,7 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
                 "add a batch dimension with x[None]."
             )
         rows, rays, shared = route(self, x)
-        rows, padding = self._padded(rows)
+        rows, padding = padded(self, rows)
         return palora_kernels.conv2d(
             rows,
             self.weight,
@@ -110,16 +120,3 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
-
-    def _padded(self, x: Tensor) -> tuple[Tensor, Any]:
-        """Pad here what the op does not pad: modes other than zeros, and 'same' with an uneven border."""
-        around = self._reversed_padding_repeated_twice  # (left, right, top, bottom)
-        if self.padding_mode != "zeros":
-            return F.pad(x, around, mode=self.padding_mode), 0
-        if self.padding == "same" and (around[0] != around[1] or around[2] != around[3]):
-            return F.pad(x, around), 0
-        return x, self.padding
-
-    def merged_weight(self, ray: Tensor) -> Tensor:
-        """W_lambda, the kernel's shape, for one ray (T,)."""
-        return palora_kernels.merge(self.weight, self.lora_A, self.lora_B, self.scaled(ray))

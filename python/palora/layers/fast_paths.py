@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from palora.layers.adapter import Adapter
+from palora.layers.ray_layer import RayLayer
 
 _KEPT = "_palora_fast_path"
 
@@ -12,7 +12,7 @@ _KEPT = "_palora_fast_path"
 def disable(model: nn.Module) -> None:
     """On every encoder layer that holds adapters, and on the encoders around them; remembered for `restore`."""
     for module in model.modules():
-        if not any(isinstance(child, Adapter) for child in module.modules()):
+        if not any(isinstance(child, RayLayer) for child in module.modules()):
             continue
         if isinstance(module, nn.TransformerEncoderLayer) and not hasattr(module, _KEPT):
             setattr(module, _KEPT, module.activation_relu_or_gelu)

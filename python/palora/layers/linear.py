@@ -56,7 +56,3 @@ class PaLoRALinear(Adapter, nn.Linear):
         return palora_kernels.linear(
             rows, self.weight, self.bias, self.lora_A, self.lora_B, self.scaled(rays), shared=shared
         )
-
-    def merged_weight(self, ray: Tensor) -> Tensor:
-        """W_lambda, (O, K), for one ray (T,)."""
-        return palora_kernels.merge(self.weight, self.lora_A, self.lora_B, self.scaled(ray))

@@ -5,16 +5,12 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from palora.layers import fast_paths
-from palora.layers.adapter import Adapter
 from palora.layers.context import _as_tensor
-from palora.layers.conv import PaLoRAConv2d
-from palora.layers.linear import PaLoRALinear
 from palora.layers.norm import RayNorm, swap_out
-from palora.layers.wiring import adapted_layers, disconnect
+from palora.layers.wiring import disconnect, ray_layers, replace_children
 
 
 def merge(model: nn.Module, ray: Any) -> nn.Module:
@@ -31,7 +27,7 @@ def merge(model: nn.Module, ray: Any) -> nn.Module:
     Raises:
         ValueError: no adapted layers, or a ray that does not have T entries.
     """
-    layers = adapted_layers(model)
+    layers = ray_layers(model)
     if not layers:
         raise ValueError(f"`model` ({type(model).__name__}) has no adapted layers to merge.")
     first = next(iter(layers.values()))
@@ -40,20 +36,10 @@ def merge(model: nn.Module, ray: Any) -> nn.Module:
         raise ValueError(f"`ray` should have shape ({first.tasks},). Found {tuple(tensor.shape)}.")
     plain = copy.deepcopy(model)
     disconnect(plain)
+    merged = {layer: layer.merged(tensor) for layer in ray_layers(plain).values()}
+    replace_children(plain, merged)
     for module in plain.modules():
-        if isinstance(module, Adapter):
-            _merge_layer(module, tensor)
-        elif isinstance(module, RayNorm):
+        if isinstance(module, RayNorm):
             swap_out(module)
     fast_paths.restore(plain)
     return plain
-
-
-def _merge_layer(layer: Adapter, ray: Tensor) -> None:
-    assert isinstance(layer, (PaLoRALinear, PaLoRAConv2d))
-    with torch.no_grad():
-        layer.weight.copy_(layer.merged_weight(ray))
-    del layer.lora_A, layer.lora_B
-    for name in ("tasks", "rank", "alpha", "form", "rays_state"):
-        layer.__dict__.pop(name, None)
-    layer.__class__ = nn.Linear if isinstance(layer, PaLoRALinear) else nn.Conv2d  # type: ignore[assignment]

@@ -22,7 +22,8 @@ _FORMAT = "palora-adapters-1"
 
 
 def _settings(layer: Adapter) -> dict[str, Any]:
-    return {"tasks": layer.tasks, "rank": layer.rank, "alpha": layer.alpha, "form": layer.form}
+    settings = {"tasks": layer.tasks, "rank": layer.rank, "alpha": layer.alpha, "form": layer.form}
+    return {**settings, "family": "dora"} if "magnitude" in layer.own_parameters() else settings
 
 
 def save_adapters(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -38,8 +39,8 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str]) -> None:
     names: tuple[str, ...] = ()
     for name, layer in layers.items():
         settings[name] = _settings(layer)
-        tensors[f"{name}.lora_A" if name else "lora_A"] = layer.lora_A.detach().cpu().contiguous()
-        tensors[f"{name}.lora_B" if name else "lora_B"] = layer.lora_B.detach().cpu().contiguous()
+        for own, parameter in layer.own_parameters().items():
+            tensors[f"{name}.{own}" if name else own] = parameter.detach().cpu().contiguous()
         if layer.rays_state is not None:
             names = layer.rays_state.task_names
     first = next(iter(layers.values()))
@@ -95,7 +96,9 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         if missing:
             raise PaloraError(f"{path} holds adapters for layer {missing[0]!r}, which `model` does not have.")
         rank, alpha, form = int(metadata["rank"]), float(metadata["alpha"]), metadata["form"]
-        adapt(model, names, rank, alpha, form, include=list(settings) if "" not in settings else None)
+        family = "dora" if any(s.get("family") == "dora" for s in settings.values()) else "lora"
+        include = list(settings) if "" not in settings else None
+        adapt(model, names, rank, alpha, form, include=include, family=family)
     layers = adapted_layers(model)
     if set(layers) != set(settings):
         odd = sorted(set(layers) ^ set(settings))[0]
@@ -110,8 +113,8 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     with torch.no_grad():
         for name, layer in layers.items():
             prefix = f"{name}." if name else ""
-            for factor in ("lora_A", "lora_B"):
-                target, source = getattr(layer, factor), tensors[prefix + factor]
+            for factor, target in layer.own_parameters().items():
+                source = tensors[prefix + factor]
                 if target.shape != source.shape:
                     raise PaloraError(
                         f"{path} does not fit `model`: {prefix}{factor} has shape {tuple(source.shape)} in the file "

@@ -1,17 +1,24 @@
-"""Connect adapted layers to one state, and register the hooks of the expansion points; and undo it."""
+"""Connect layers to one state, and register the hooks of the expansion points; and undo it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import nn
 
 from palora.layers.adapter import Adapter
 from palora.layers.expansion import EnterExpansion, EnterPass, LeaveExpansion, LeavePass
 from palora.layers.norm import RayNorm
+from palora.layers.ray_layer import RayLayer
 from palora.layers.state import RayState
 
 HOOKS = (EnterExpansion, EnterPass, LeaveExpansion, LeavePass)
+
+
+def ray_layers(model: nn.Module) -> dict[str, RayLayer]:
+    """Every layer of a model whose weights depend on the ray, by name: adapted ones, and those with members."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, RayLayer)}
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Adapter]:
@@ -28,7 +35,7 @@ def connect(model: nn.Module, state: RayState, points: Iterable[nn.Module]) -> N
     """Give all adapted and ray-wise layers of ``model`` this state; make ``points`` expand the batch."""
     disconnect(model)
     for module in model.modules():
-        if isinstance(module, (Adapter, RayNorm)):
+        if isinstance(module, (RayLayer, RayNorm)):
             module.rays_state = state
     # The pass opens before the model's own expansion, and closes after it.
     model.register_forward_pre_hook(EnterPass(state), with_kwargs=True)
@@ -54,7 +61,15 @@ def disconnect(model: nn.Module) -> None:
 def states_of(model: nn.Module) -> list[RayState | None]:
     """The distinct states of a model's adapted layers; None stands for layers that were never connected."""
     found: list[RayState | None] = []
-    for layer in adapted_layers(model).values():
+    for layer in ray_layers(model).values():
         if all(layer.rays_state is not state for state in found):
             found.append(layer.rays_state)
     return found
+
+
+def replace_children(model: nn.Module, replaced: Mapping[Any, nn.Module]) -> None:
+    """Put modules in the place of others, wherever those stand in ``model``."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None and child in replaced:
+                parent._modules[name] = replaced[child]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +41,14 @@ class SegNet(MultiTaskModel):
             )
         heads = [_head(width, unit=t in unit_length) for t, width in enumerate(widths)]
         super().__init__(SegNetTrunk(positive("in_channels", in_channels)), heads)
+        self.apply(_initialise)
+
+    def reset_parameters(self) -> None:
+        """Start anew, as a fresh model does."""
+        for module in self.modules():
+            reset: Any = None if module is self else getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
         self.apply(_initialise)
 
     @property
