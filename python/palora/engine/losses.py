@@ -10,6 +10,7 @@ from torch import Tensor
 
 from palora.data import TaskSpec
 from palora.errors import PaloraError
+from palora.evaluation.measures import Angles, Depth, Measure, Segmentation
 from palora.suggest import unknown
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -22,6 +23,37 @@ def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     if loss.dim() == 1:
         return loss
     return loss.flatten(1).sum(1) / (target != -1).flatten(1).sum(1).clamp(min=1)
+
+
+def _nll(output: Tensor, target: Tensor) -> Tensor:
+    """As cross-entropy, of outputs that are log-probabilities already."""
+    loss = F.nll_loss(output, target, ignore_index=-1, reduction="none")
+    if loss.dim() == 1:
+        return loss
+    return loss.flatten(1).sum(1) / (target != -1).flatten(1).sum(1).clamp(min=1)
+
+
+def _masked_l1(output: Tensor, target: Tensor) -> Tensor:
+    """|d − d̂| over the pixels with a depth: (rows, 1, H, W) both, a target of 0 means none."""
+    return _over_pixels((output - target).abs().sum(1), (target != 0).any(1))
+
+
+def _cosine_normals(output: Tensor, target: Tensor) -> Tensor:
+    """1 − n·n̂ over the pixels with a normal: (rows, 3, H, W) both, of length 1; a target (0, 0, 0) means none.
+
+    With :class:`palora.models.SegNet` the network scales its output to length 1 (`unit_length`).
+    """
+    return _over_pixels(1 - (output * target).sum(1), (target != 0).any(1))
+
+
+def _over_pixels(loss: Tensor, valid: Tensor) -> Tensor:
+    """The mean of (rows, H, W) over the valid pixels of each sample; 0 for a sample without any.
+
+    Every sample counts the same. The authors' code divides by the valid pixels of the whole batch, so that
+    there the value of a sample depends on the others of its batch.
+    """
+    pixels = valid.flatten(1)
+    return (loss.flatten(1) * pixels).sum(1) / pixels.sum(1).clamp(min=1)
 
 
 def _elementwise(loss: Callable[..., Tensor]) -> PerSample:
@@ -47,13 +79,25 @@ LOSSES: dict[str, PerSample] = {
     "mse": _elementwise(F.mse_loss),
     "l1": _elementwise(F.l1_loss),
     "huber": _elementwise(F.huber_loss),
+    "nll": _nll,
+    "masked_l1": _masked_l1,
+    "cosine_normals": _cosine_normals,
+    "l1_normals": _masked_l1,  # Σ over the three components, as for depth
 }
 
 METRICS: dict[str, PerSample] = {
     "accuracy": _accuracy,
     "mse": LOSSES["mse"],
     "mae": LOSSES["l1"],
+    "huber": LOSSES["huber"],
 }
+
+MEASURES: dict[str, type[Measure]] = {
+    "segmentation": Segmentation,
+    "depth": Depth,
+    "angles": Angles,
+}
+"""Metrics that are not a mean over samples; each has several names of its own."""
 
 
 def loss_fn(tasks: Sequence[TaskSpec]) -> Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]:
@@ -68,14 +112,22 @@ def loss_fn(tasks: Sequence[TaskSpec]) -> Callable[[Sequence[Tensor], Sequence[T
 
 
 def metric_fn(tasks: Sequence[TaskSpec]) -> Callable[[Sequence[Tensor], Sequence[Tensor]], dict[str, Tensor]]:
-    """(outputs, targets) → {"accuracy/left": per-sample values (rows,), …}, one entry per task."""
-    functions = {metric_name(task): _named("metric", task.metric, METRICS) for task in tasks}
+    """(outputs, targets) → {"accuracy/left": per-sample values (rows,), …}: every metric that is a mean over
+    samples; :func:`measures` has the others."""
+    for task in tasks:
+        if task.metric not in METRICS and task.metric not in MEASURES:
+            raise PaloraError(unknown("metric", task.metric, [*METRICS, *MEASURES]))
+    named = {t: METRICS[task.metric] for t, task in enumerate(tasks) if task.metric in METRICS}
 
     def metrics(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        found = zip(functions.items(), outputs, targets, strict=True)
-        return {name: f(_wide(o), t) for (name, f), o, t in found}
+        return {metric_name(tasks[t]): f(_wide(outputs[t]), targets[t]) for t, f in named.items()}
 
     return metrics
+
+
+def measures(tasks: Sequence[TaskSpec]) -> dict[int, Measure]:
+    """Task → its metric where that is a function of sums over the data set (see `palora.sweep`)."""
+    return {t: MEASURES[task.metric]() for t, task in enumerate(tasks) if task.metric in MEASURES}
 
 
 def metric_name(task: TaskSpec) -> str:

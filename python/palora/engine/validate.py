@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palora.data import Batches, Split
 from palora.engine.config import RunConfig
-from palora.engine.losses import loss_fn, metric_fn
+from palora.engine.losses import loss_fn, measures, metric_fn
 from palora.engine.setup import Parts
 from palora.evaluation import Front, sweep
 
@@ -34,6 +34,7 @@ def front_of(
         forward=parts.method.forward,
         tasks=tuple(task.name for task in tasks),
         note=f"{parts.method.name} on {parts.dataset.name}. {parts.dataset.note}",
+        measures=measures(tasks),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from palora.evaluation.delta import delta_m
 from palora.evaluation.direction import is_accuracy, larger_is_better
 from palora.evaluation.dominance import nondominated
 from palora.evaluation.front import Front
 from palora.evaluation.hypervolume import hypervolume
+from palora.evaluation.measures import Measure
 from palora.evaluation.monotonicity import monotonicity
 from palora.evaluation.selection import knee, select
 from palora.evaluation.summary import summary
@@ -13,6 +15,8 @@ from palora.evaluation.sweep import sweep
 
 __all__ = [
     "Front",
+    "Measure",
+    "delta_m",
     "hypervolume",
     "is_accuracy",
     "knee",

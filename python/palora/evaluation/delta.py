@@ -1,0 +1,34 @@
+"""Δm: how much a multi-task model loses against single-task models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from palora.evaluation.direction import larger_is_better
+
+
+def delta_m(metrics: Mapping[str, float], single: Mapping[str, float]) -> float:
+    """The mean relative loss of performance against single-task runs, in per cent: below 0 is a gain.
+
+    Δm = 100/K · Σ_k (−1)^{l_k} (M_k − S_k) / S_k, where M_k is metric k of the multi-task model, S_k that of
+    the single-task model of its task, and l_k = 1 if larger values of metric k are better (told by its name,
+    see :mod:`palora.evaluation.direction`).
+
+    Args:
+        metrics: name → value, of the model that is judged.
+        single: name → value, each from the run that trained its task alone; every name of `metrics`.
+
+    Raises ValueError for no metrics, a name without its single-task value, or one that is 0.
+    """
+    if not metrics:
+        raise ValueError("`metrics` should hold at least one metric. Found none.")
+    missing = [name for name in metrics if name not in single]
+    if missing:
+        raise ValueError(f"`single` should have a value for every metric. Missing: {', '.join(missing)}.")
+    total = 0.0
+    for name, value in metrics.items():
+        if single[name] == 0:
+            raise ValueError(f"`single[{name!r}]` should not be 0: nothing is relative to it.")
+        change = (value - single[name]) / single[name]
+        total += -change if larger_is_better(name) else change
+    return 100 * total / len(metrics)
