@@ -167,7 +167,7 @@ def test_what_only_concerns_the_machine_may_change(tmp_path: Path, whole: RunFol
 
     config = replace(tiny(), ray_chunk=1, checkpoint_every=None)
     train(config, tmp_path / "run", resume=True, show=Listening(), make_model=DropoutNet)
-    assert any("ray_chunk was unset, now 1" in note for note in notes)
+    assert any("ray_chunk was auto, now 1" in note for note in notes)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])

@@ -38,7 +38,10 @@ def train(
     limit: Annotated[int | None, typer.Option(help="Use only so many samples of each split.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder (else one in runs/).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
-    ray_chunk: Annotated[int | None, typer.Option(help="Most rays in one pass: saves memory.")] = None,
+    ray_chunk: Annotated[
+        str | None, typer.Option(metavar="N", help="Most rays in one pass: a number, all, or auto (by free memory).")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Run the step through torch.compile.")] = False,
     validate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Also save every so many steps.")] = None,
     control: Annotated[
@@ -66,7 +69,8 @@ def train(
         "precision": precision,
         "data": data,
         "limit": limit,
-        "ray_chunk": ray_chunk,
+        "ray_chunk": int(ray_chunk) if ray_chunk and ray_chunk.isdigit() else ray_chunk,
+        "compile": compile or None,
         "validate_every": validate_every,
         "checkpoint_every": checkpoint_every,
     }

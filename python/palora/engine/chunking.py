@@ -43,7 +43,7 @@ def accumulate(
 
 def _coupled(method: Method, model: nn.Module, losses_at: Losses, rays: Tensor, groups: tuple[Tensor, ...]) -> Tensor:
     """Σ_mt (∂total/∂L_mt) ∂L_mt/∂θ: the factors in a first pass without a graph, then group by group."""
-    if type(method).backward is not Method.backward:
+    if not issubclass(_definer(method, "backward_weighted"), _definer(method, "backward")):
         raise PaloraError(
             f"The method '{method.name}' needs the gradients of all rays at once, so it cannot run them in "
             "chunks: leave out --ray-chunk, or lower --rays or --batch."
@@ -55,8 +55,13 @@ def _coupled(method: Method, model: nn.Module, losses_at: Losses, rays: Tensor, 
     method.objective(losses, rays).backward()
     assert losses.grad is not None
     for group, factors in zip(groups, losses.grad.split(len(groups[0])), strict=True):
-        (factors * losses_at(group)).sum().backward()
+        method.backward_weighted(model, losses_at(group), group, factors)
     return losses.detach()
+
+
+def _definer(method: Method, name: str) -> type:
+    """The class that defines what `method` does under `name`."""
+    return next(kind for kind in type(method).__mro__ if name in vars(kind))
 
 
 @contextmanager

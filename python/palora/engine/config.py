@@ -47,16 +47,24 @@ class RunConfig:
     log_every: int = 50
     data: str | None = None
     device: str = "cpu"
-    ray_chunk: int | None = None
+    ray_chunk: int | str | None = "auto"
+    """Most rays in one pass: a number, "all" (or None), or "auto": as many as the free memory holds."""
+    compile: bool = False
+    """Whether the forward pass and its backward go through torch.compile."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; None: at the end of each epoch only."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "divisions", "validate_every", "log_every"):
             _at_least_one(name, getattr(self, name))
-        for name in ("limit", "ray_chunk", "checkpoint_every"):
+        for name in ("limit", "checkpoint_every"):
             if getattr(self, name) is not None:
                 _at_least_one(name, getattr(self, name))
+        if isinstance(self.ray_chunk, str):
+            if self.ray_chunk not in ("auto", "all"):
+                raise ValueError(f"`ray_chunk` should be an integer >= 1, 'auto' or 'all'. Found {self.ray_chunk!r}.")
+        elif self.ray_chunk is not None:
+            _at_least_one("ray_chunk", self.ray_chunk)
         if not self.lr > 0:
             raise ValueError(f"`lr` should be positive. Found {self.lr}.")
         if not 0 <= self.seed < 2**32:

@@ -59,7 +59,8 @@ def evaluate(
 
     grid = parts.method.evaluation_rays(config.divisions)
     more = missing_rays(grid) if len(grid) > 1 else grid[:0]
-    everything = front_of(parts, config, getattr(parts.dataset, split), torch.cat([grid, more]))
+    chunk = snapshot["position"].get("sweep_chunk")
+    everything = front_of(parts, config, getattr(parts.dataset, split), torch.cat([grid, more]), chunk)
     front = rows(everything, slice(0, len(grid)))
     reference = config.reference or (1.0,) * len(parts.dataset.tasks)
     numbers = {

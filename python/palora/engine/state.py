@@ -33,6 +33,12 @@ class Position:
     """Per task: the sum over this epoch's steps of the losses, averaged over rays."""
     best: float | None = None
     """The best validation hypervolume so far."""
+    chunk: int | None = None
+    """Most rays in one training pass, once it is decided; a resumed run keeps it, to repeat the same sums."""
+    sweep_chunk: int | None = None
+    """Most rays in one pass without gradients."""
+    chunk_setting: int | str | None = "undecided"
+    """The setting of `ray_chunk` that these two follow from."""
 
     def advance(self, losses: Tensor) -> None:
         """One more step is done, with the losses (M, T)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.data import Batches
+from palora.engine import chunk_size
 from palora.engine.chunking import Losses, accumulate
 from palora.engine.config import RunConfig
 from palora.engine.finite import require_finite_losses, require_finite_weights
@@ -83,6 +84,7 @@ def run_epochs(
     tasks = [task.name for task in parts.dataset.tasks]
     batches = training_batches(parts, config)
     steps = config.epochs * len(batches)
+    forward = forward_pass(parts, config)
 
     def save(*paths: Path) -> None:
         require_finite_weights(model, position.step, run.last)
@@ -104,8 +106,9 @@ def run_epochs(
             tau = (position.step + 1) / steps
             rays = method.rays(tau).to(parts.device)
             state.optimizer.zero_grad()
-            losses_at = losses_of(parts, config, inputs, targets)
-            losses = accumulate(method, model, losses_at, rays, config.ray_chunk)
+            losses_at = losses_of(parts, forward, inputs, targets)
+            decide_chunk(config, parts, state, losses_at, rays)
+            losses = accumulate(method, model, losses_at, rays, position.chunk)
             require_finite_losses(losses, rays, tasks, epoch, position.step + 1, run.last)
             state.optimizer.step()
             method.after_step(losses, rays)
@@ -121,7 +124,9 @@ def run_epochs(
         hypervolume, improved = None, False
         if epoch % config.validate_every == 0 or epoch == config.epochs:
             rays = method.evaluation_rays(config.divisions)
-            front = front_of(parts, config, parts.dataset.validation, rays, check=leave_if_stopped)
+            front = front_of(
+                parts, config, parts.dataset.validation, rays, position.sweep_chunk, check=leave_if_stopped
+            )
             hypervolume = volume(front, config)
             improved = position.best is None or hypervolume >= position.best
             position.best = hypervolume if improved else position.best
@@ -140,14 +145,16 @@ def training_batches(parts: Parts, config: RunConfig) -> Batches:
     return Batches(split, config.batch, seed=config.seed, drop_last=lone)
 
 
-def losses_of(parts: Parts, config: RunConfig, inputs: Tensor, targets: tuple[Tensor, ...]) -> Losses:
-    """Rays (m, T) → mean losses (m, T) of one batch: the forward pass of a step, with its graph."""
-    inputs = parts.place(inputs)
-    targets = tuple(target.to(parts.device, non_blocking=True) for target in targets)
+Forward = Callable[[Tensor, tuple[Tensor, ...], Tensor], Tensor]
+"""(inputs (n, …), targets, rays (m, T)) → mean losses (m, T), with their graph."""
+
+
+def forward_pass(parts: Parts, config: RunConfig) -> Forward:
+    """The forward pass of a step, compiled if the configuration says so."""
     per_sample = loss_fn(parts.dataset.tasks)
     bf16 = config.precision == "bf16"
 
-    def losses_at(rays: Tensor) -> Tensor:
+    def forward(inputs: Tensor, targets: tuple[Tensor, ...], rays: Tensor) -> Tensor:
         m, n = len(rays), len(inputs)
         with torch.autocast(parts.device.type, torch.bfloat16, enabled=bf16):
             outputs = parts.method.forward(parts.model, inputs, rays)
@@ -155,4 +162,22 @@ def losses_of(parts: Parts, config: RunConfig, inputs: Tensor, targets: tuple[Te
         expanded = [target.repeat(m, *(1,) * (target.dim() - 1)) for target in targets]
         return per_sample(rows, expanded).unflatten(0, (m, n)).mean(1)
 
-    return losses_at
+    return torch.compile(forward) if config.compile else forward
+
+
+def losses_of(parts: Parts, forward: Forward, inputs: Tensor, targets: tuple[Tensor, ...]) -> Losses:
+    """Rays (m, T) → mean losses (m, T) of one batch, which is put where the model is."""
+    inputs = parts.place(inputs)
+    targets = tuple(target.to(parts.device, non_blocking=True) for target in targets)
+    return lambda rays: forward(inputs, targets, rays)
+
+
+def decide_chunk(config: RunConfig, parts: Parts, state: TrainState, losses_at: Losses, rays: Tensor) -> None:
+    """Settle how many rays go into a pass: at the first step, and anew where the setting was changed."""
+    position = state.position
+    if position.chunk_setting == config.ray_chunk:
+        return
+    sizes = chunk_size.fixed(config.ray_chunk)
+    if sizes is None:
+        sizes = chunk_size.estimate(parts.model, losses_at, rays, parts.device)
+    position.chunk, position.sweep_chunk, position.chunk_setting = sizes.train, sizes.sweep, config.ray_chunk

@@ -15,15 +15,20 @@ from palora.evaluation import Front, sweep
 
 
 def front_of(
-    parts: Parts, config: RunConfig, split: Split, rays: Tensor, check: Callable[[], None] | None = None
+    parts: Parts,
+    config: RunConfig,
+    split: Split,
+    rays: Tensor,
+    ray_chunk: int | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Front:
     """Losses and metrics of the model on `split` at `rays` (K, T), in float32 whatever the training
     precision.
 
-    `check` is called before each batch and may raise, to leave early.
+    `ray_chunk`: the most rays in one pass. `check` is called before each batch and may raise, to leave early.
     """
     tasks = parts.dataset.tasks
-    limits = [limit for limit in (config.ray_chunk, parts.method.rays_per_pass) if limit is not None]
+    limits = [limit for limit in (ray_chunk, parts.method.rays_per_pass) if limit is not None]
     return sweep(
         parts.model,
         _placed(parts, split, config.batch, check),
