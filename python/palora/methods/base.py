@@ -74,6 +74,13 @@ class Method(ABC):
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         """Answer `inputs` (n, …) for `rays` (M, T): T outputs, each (M, n, …)."""
 
+    def plain(self, model: nn.Module) -> nn.Module:
+        """The one model without preferences that a trained `model` amounts to, for a method that starts from it.
+
+        Here the model itself, which is right where :meth:`adapt` leaves the structure as it was.
+        """
+        return model
+
     # Which preferences it visits
 
     @abstractmethod
@@ -97,6 +104,16 @@ class Method(ABC):
     def backward(self, model: nn.Module, losses: Tensor, rays: Tensor) -> None:
         """Add this step's gradients to ``.grad``, given `losses` (M, T) with their graph."""
         self.objective(losses, rays).backward()
+
+    def backward_weighted(self, model: nn.Module, losses: Tensor, rays: Tensor, factors: Tensor) -> None:
+        """Add Σ_mt factors_mt ∇L_mt to ``.grad``: in place of :meth:`backward` where the objective couples rays
+        that do not fit in one pass.
+
+        `losses`, `rays` and `factors` (m, T) are those of a group; `factors` is the derivative of
+        :meth:`objective` in the losses, known from a pass without a graph. A class that overrides
+        :meth:`backward` and couples rays has to override this too.
+        """
+        (factors * losses).sum().backward()
 
     def after_step(self, losses: Tensor, rays: Tensor) -> None:  # noqa: B027  (a hook: nothing by default)
         """Called once a step, after the optimiser, with all (M, T) losses, detached."""

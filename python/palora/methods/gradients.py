@@ -23,15 +23,14 @@ class TaskGradients:
         shared: P booleans.
     """
 
-    def __init__(self, model: nn.Module, losses: Tensor) -> None:
-        """`losses` (T,), with their graph, which is gone afterwards."""
+    def __init__(self, model: nn.Module, losses: Tensor, retain_graph: bool = False) -> None:
+        """`losses` (T,), with their graph, which is gone afterwards unless `retain_graph`."""
         self.tasks = len(losses)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        kept = [True] * (self.tasks - 1) + [retain_graph]
         self.rows: Rows = [
-            list(
-                torch.autograd.grad(loss, self.parameters, retain_graph=t < self.tasks - 1, allow_unused=True)
-            )
-            for t, loss in enumerate(losses)
+            list(torch.autograd.grad(loss, self.parameters, retain_graph=keep, allow_unused=True))
+            for loss, keep in zip(losses, kept, strict=True)
         ]
         reached = [sum(row[i] is not None for row in self.rows) for i in range(len(self.parameters))]
         self.shared = [count > min(1, self.tasks - 1) for count in reached]

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palora.layers import adapt, adapter_parameters, at, split
-from palora.methods.base import Method, option
+from palora.layers import adapt, adapter_parameters, at, merge, split
+from palora.methods.balancing import Balanced, BalancedOptions
+from palora.methods.base import centre, option
 from palora.rays import schedules, simplex_grid
 
+FAMILIES = ("lora", "dora")
 SCHEDULES = ("annealed", "fixed", "dirichlet", "annealed-dirichlet")
 
 
 @dataclass(frozen=True)
-class PaLoRAOptions:
+class PaLoRAOptions(BalancedOptions):
     """The flags of PaLoRA; the defaults are those of the MultiMNIST recipe."""
 
     rank: int = option(1, "Rank r of every adapter.")
@@ -29,13 +31,20 @@ class PaLoRAOptions:
     p: float = option(1.0, "Concentration of the Dirichlet schedules.")
     form: str = option("loralib", "Adapters of convolutions: loralib or matricised.")
 
+    family: str = option("lora", "Low-rank family: lora, or dora (magnitude and direction apart).")
+    freeze_base: bool = option(False, "Train the adapters alone, on weights that stay (what --expand does).")
+
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.family not in FAMILIES:
+            raise ValueError(f"`family` should be one of {', '.join(FAMILIES)}. Found {self.family!r}.")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"`schedule` should be one of {', '.join(SCHEDULES)}. Found {self.schedule!r}.")
 
 
-class PaLoRA(Method):
-    """Train W and all adapters together on the M rays of a schedule: the sum over rays of Σ_t λ_mt L_mt."""
+class PaLoRA(Balanced):
+    """Train W and all adapters together on the M rays of a schedule: the sum over rays of Σ_t λ_mt L_mt, perhaps
+    balanced (:class:`palora.methods.balancing.Balanced`)."""
 
     name = "palora"
     summary = "low-rank adapters: one model that holds the whole front"
@@ -47,7 +56,18 @@ class PaLoRA(Method):
 
     def adapt(self, model: nn.Module) -> nn.Module:
         options = self.options
-        return adapt(model, self.tasks, options.rank, alpha=options.alpha, form=options.form)
+        return adapt(
+            model,
+            self.tasks,
+            options.rank,
+            alpha=options.alpha,
+            form=options.form,
+            train_base=not options.freeze_base,
+            family=options.family,
+        )
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        return merge(model, centre(self.tasks)[0])
 
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         with at(model, rays):
@@ -68,9 +88,10 @@ class PaLoRA(Method):
         return [group for group in groups if group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"schedule": self.schedule.state_dict()}
+        return {**super().state_dict(), "schedule": self.schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.schedule.load_state_dict(state["schedule"])
 
 

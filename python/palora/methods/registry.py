@@ -16,6 +16,7 @@ from palora.methods.ls import LinearScalarisation
 from palora.methods.mgda import MGDA
 from palora.methods.nash import NashMTL
 from palora.methods.palora import PaLoRA
+from palora.methods.pamal import PaMaL
 from palora.methods.pcgrad import PCGrad
 from palora.methods.rlw import RandomWeighting
 from palora.methods.rotograd import RotoGrad
@@ -25,6 +26,7 @@ from palora.suggest import unknown
 
 METHODS: dict[str, type[Method]] = {
     "palora": PaLoRA,
+    "pamal": PaMaL,
     "ls": LinearScalarisation,
     "stl": SingleTask,
     "uw": UncertaintyWeighting,
