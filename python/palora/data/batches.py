@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from palora.data.types import Split
+from palora.data.lazy import Batch, Lazy
+from palora.data.types import Augment, Split
 
-# Keeps these draws apart from those that made the data from the same seed.
-_STREAM = 9
-
-Batch = tuple[Tensor, tuple[Tensor, ...]]
+# Keep these draws apart from one another and from those that made the data from the same seed.
+_STREAM, _AUGMENT_STREAM = 9, 10
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
@@ -30,10 +30,10 @@ def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
 
 
 class Batches:
-    """Batches of a split, cut by one index_select per tensor: no per-sample Python.
+    """Batches of a split: of tensors, cut by one index_select each; of a `Lazy` split, read ahead by its workers.
 
     Iterating gives epoch 0; `epoch(e, start)` gives any epoch from any step on. Nothing is remembered between
-    iterations: the same epoch always gives the same batches, bit for bit.
+    iterations: the same epoch always gives the same batches, bit for bit, whatever the number of workers.
 
     Args:
         split: the samples.
@@ -43,17 +43,19 @@ class Batches:
         drop_last: leave out the last batch if it is smaller.
         device: where batches are moved to; default: where the split lies. A split that fits there is better
             moved as a whole (`split.to(device)`).
+        augment: applied to every sample, with a generator that depends on seed, epoch and sample alone.
     """
 
     def __init__(
         self,
-        split: Split,
+        split: Split | Lazy,
         batch_size: int,
         *,
         seed: int = 0,
         shuffle: bool = True,
         drop_last: bool = False,
         device: torch.device | str | None = None,
+        augment: Augment | None = None,
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"`batch_size` should be an integer >= 1. Found {batch_size!r}.")
@@ -68,6 +70,7 @@ class Batches:
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.device = None if device is None else torch.device(device)
+        self.augment = augment
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -81,16 +84,49 @@ class Batches:
         """The batches of `epoch` from step `start` (0 … len(self)) on: (inputs (n, …), targets: a tuple)."""
         if not 0 <= start <= len(self):
             raise ValueError(f"`start` should be a step in 0 … {len(self)}. Found {start}.")
-        order = None
-        if self.shuffle:
-            order = epoch_order(self.seed, epoch, len(self.split)).to(self.split.inputs.device)
-        return (self._batch(order, step) for step in range(start, len(self)))
+        order = epoch_order(self.seed, epoch, len(self.split)) if self.shuffle else None
+        return map(self._placed, self._batches(_Reader(self, order, epoch), start))
 
-    def _batch(self, order: Tensor | None, step: int) -> Batch:
-        rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+    def _batches(self, reader: _Reader, start: int) -> Iterator[Batch]:
+        steps = range(start, len(self))
+        if not isinstance(self.split, Lazy) or not self.split.workers:
+            return map(reader.__getitem__, steps)
+        # A generator of its own: the loader's draws must not move the global one, which a resumed run restores.
+        generator = torch.Generator().manual_seed(0)
+        loader = DataLoader(
+            reader, batch_size=None, sampler=steps, num_workers=self.split.workers, generator=generator
+        )
+        return iter(loader)
 
-        def cut(tensor: Tensor) -> Tensor:
-            part = tensor[rows] if order is None else tensor.index_select(0, order[rows])
-            return part if self.device is None else part.to(self.device, non_blocking=True)
+    def _placed(self, batch: Batch) -> Batch:
+        if self.device is None:
+            return batch
+        inputs, targets = batch
+        place = self.device
+        moved = tuple(target.to(place, non_blocking=True) for target in targets)
+        return inputs.to(place, non_blocking=True), moved
 
-        return cut(self.split.inputs), tuple(cut(target) for target in self.split.targets)
+
+class _Reader(Dataset[Batch]):
+    """Step → batch, in this process or another."""
+
+    def __init__(self, batches: Batches, order: Tensor | None, epoch: int) -> None:
+        self.split, self.size, self.seed = batches.split, batches.batch_size, batches.seed
+        self.augment, self.order, self.epoch = batches.augment, order, epoch
+
+    def __getitem__(self, step: int) -> Batch:
+        rows = slice(step * self.size, (step + 1) * self.size)
+        batch = self.split.rows(rows if self.order is None else self.order[rows])
+        if self.augment is None:
+            return batch
+        places = range(len(self.split))[rows] if self.order is None else self.order[rows].tolist()
+        return self._augmented(self.augment, batch, places)
+
+    def _augmented(self, augment: Augment, batch: Batch, places: Sequence[int]) -> Batch:
+        inputs, targets = batch
+        samples = []
+        for i, place in enumerate(places):
+            generator = np.random.default_rng((_AUGMENT_STREAM, self.seed, self.epoch, place))
+            samples.append(augment(inputs[i], tuple(target[i] for target in targets), generator))
+        changed = [torch.stack(column) for column in zip(*(sample[1] for sample in samples), strict=True)]
+        return torch.stack([sample[0] for sample in samples]), tuple(changed)

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from palora.data import mnist, multimnist
+from palora.data import fashion_mnist, mnist, multifashion, multimnist, multimnist3
 from palora.data.download import Progress
 from palora.data.entry import Description, Entry, Folder
 from palora.data.folder import data_root, origin
@@ -21,7 +21,11 @@ _ENTRIES: dict[str, Entry] = {
     for entry in (
         multimnist.SMALL,
         multimnist.COMPLETE,
+        multimnist3.SET.entry,
+        multifashion.GARMENTS.entry,
+        multifashion.MIXED.entry,
         mnist.ENTRY,
+        fashion_mnist.ENTRY,
     )
 }
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from palora.data.lazy import Batch, Lazy
+
+Augment = Callable[[Tensor, tuple[Tensor, ...], np.random.Generator], Batch]
+"""(one input, its targets, a generator of its own) → the same, changed at random; shapes stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,14 @@ class Split:
             raise ValueError(f"`count` should lie in 0 … {len(self)}. Found {count}.")
         return Split(self.inputs[:count], tuple(target[:count] for target in self.targets))
 
+    def rows(self, which: slice | Tensor) -> Batch:
+        """The samples at positions `which`, an int64 tensor or a slice: one index_select per tensor."""
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor[which] if isinstance(which, slice) else tensor.index_select(0, which.to(tensor.device))
+
+        return cut(self.inputs), tuple(cut(target) for target in self.targets)
+
     def to(self, device: torch.device | str) -> Split:
         """The same samples on `device`."""
         return Split(self.inputs.to(device), tuple(target.to(device) for target in self.targets))
@@ -80,20 +95,24 @@ class Dataset:
 
     Attributes:
         name: name in the registry.
-        train, validation, test: disjoint splits.
+        train, validation, test: disjoint splits: tensors, or `Lazy` where they would not fit.
         tasks: one `TaskSpec` per target, in the order of `Split.targets`.
         note: one sentence that every run on this set prints.
+        augment: how training samples are changed at random, anew in every epoch.
     """
 
     name: str
-    train: Split
-    validation: Split
-    test: Split
+    train: Split | Lazy
+    validation: Split | Lazy
+    test: Split | Lazy
     tasks: tuple[TaskSpec, ...]
     note: str
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         for part, split in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            if isinstance(split, Lazy):
+                continue  # its loader has checked the files
             if len(split.targets) != len(self.tasks):
                 raise ValueError(
                     f"{self.name}: `{part}` should have one target per task ({len(self.tasks)}). "

@@ -142,7 +142,7 @@ def training_batches(parts: Parts, config: RunConfig) -> Batches:
     """Shuffled by seed and epoch. A last batch of one sample is left out: it has no batch statistics."""
     split = parts.dataset.train
     lone = len(split) % config.batch == 1 and len(split) > config.batch
-    return Batches(split, config.batch, seed=config.seed, drop_last=lone)
+    return Batches(split, config.batch, seed=config.seed, drop_last=lone, augment=parts.dataset.augment)
 
 
 Forward = Callable[[Tensor, tuple[Tensor, ...], Tensor], Tensor]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from palora.data import Batches, Split
+from palora.data import Batches, Lazy, Split
 from palora.engine.config import RunConfig
 from palora.engine.losses import loss_fn, measures, metric_fn
 from palora.engine.setup import Parts
@@ -17,7 +17,7 @@ from palora.evaluation import Front, sweep
 def front_of(
     parts: Parts,
     config: RunConfig,
-    split: Split,
+    split: Split | Lazy,
     rays: Tensor,
     ray_chunk: int | None = None,
     check: Callable[[], None] | None = None,
@@ -44,7 +44,7 @@ def front_of(
 
 
 def _placed(
-    parts: Parts, split: Split, size: int, check: Callable[[], None] | None
+    parts: Parts, split: Split | Lazy, size: int, check: Callable[[], None] | None
 ) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
     for inputs, targets in Batches(split, size, shuffle=False):
         if check is not None:
