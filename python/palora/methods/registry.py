@@ -9,6 +9,7 @@ from palora.errors import PaloraError
 from palora.methods.autolambda import AutoLambda
 from palora.methods.base import Method
 from palora.methods.cagrad import CAGrad
+from palora.methods.cosmos import COSMOS
 from palora.methods.dwa import DynamicWeightAverage
 from palora.methods.graddrop import GradDrop
 from palora.methods.imtl import IMTL
@@ -18,6 +19,7 @@ from palora.methods.nash import NashMTL
 from palora.methods.palora import PaLoRA
 from palora.methods.pamal import PaMaL
 from palora.methods.pcgrad import PCGrad
+from palora.methods.phn import PHNExact, PHNLinear
 from palora.methods.rlw import RandomWeighting
 from palora.methods.rotograd import RotoGrad
 from palora.methods.stl import SingleTask
@@ -26,7 +28,6 @@ from palora.suggest import unknown
 
 METHODS: dict[str, type[Method]] = {
     "palora": PaLoRA,
-    "pamal": PaMaL,
     "ls": LinearScalarisation,
     "stl": SingleTask,
     "uw": UncertaintyWeighting,
@@ -40,6 +41,10 @@ METHODS: dict[str, type[Method]] = {
     "graddrop": GradDrop,
     "rotograd": RotoGrad,
     "autolambda": AutoLambda,
+    "pamal": PaMaL,
+    "cosmos": COSMOS,
+    "phn-ls": PHNLinear,
+    "phn-epo": PHNExact,
 }
 
 

@@ -1,0 +1,71 @@
+"""Exact Pareto optimal search: the weights of T gradients that lead to the front along a preference.
+
+Mahapatra & Rajan (2020), Sec. 4. At its goal λ_t L_t is the same for every task: the weight of a task says how
+much lower its loss should be than the others'.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BALANCED = 1e-4
+"""Non-uniformity below which a point counts as being on its ray, as in the authors' code."""
+
+
+def non_uniformity(losses: np.ndarray, ray: np.ndarray) -> tuple[float, np.ndarray]:
+    """μ = KL(l̂ ‖ uniform) for l̂ = λ∘L / Σ λ_t L_t, and the direction a = λ∘(log(T l̂) − μ) that lowers it."""
+    share = ray * losses / (ray * losses).sum()
+    logs = np.log(np.maximum(share, np.finfo(float).tiny) * len(ray))
+    mu = float((share * logs).sum())
+    return mu, ray * (logs - mu)
+
+
+def epo_weights(losses: Tensor, gramian: Tensor, ray: Tensor) -> Tensor:
+    """β (T,) on the simplex, by one linear programme (HiGHS): move along Σ_t β_t ∇L_t.
+
+    With C = G Gᵀ (`gramian`), −C β is how the losses change, and a as in :func:`non_uniformity`:
+
+    * off the ray (μ > 1e-4): maximise βᵀC a, the fall of μ. The tasks of the largest λ_t L_t must not rise; those
+      that balancing lets rise, (C a)_t < 0, must not rise faster than along G a; where it lets all tasks rise, none
+      may.
+    * on the ray: maximise Σ_t (C β)_t, the fall of all losses together; none may rise, nor μ, if that is possible.
+
+    Losses, which have to be >= 0 (ValueError), and `ray` (T,). Where the solver gives up, the ray itself.
+    """
+    from scipy.optimize import linprog
+
+    l, r = losses.double().numpy(), ray.double().numpy()
+    if (l < 0).any():
+        raise ValueError(f"EPO balances losses that are >= 0. Found {l.min():.3g}.")
+    T = len(l)
+    if not (r * l).sum() > 0:
+        return ray / ray.sum()
+    C = gramian.double().numpy()
+    C = C / max(np.abs(C).max(), np.finfo(float).tiny)  # the solution does not depend on the scale, the solver does
+    mu, a = non_uniformity(l, r)
+    Ca = C @ a
+    lower = np.zeros(T)  # of C β
+    rows = C
+    if mu > BALANCED:
+        gain = Ca
+        if (Ca > 0).any():
+            lower = np.where(Ca > 0, -np.inf, Ca)
+            lower[r * l >= (r * l).max()] = 0.0
+    else:
+        gain = C.sum(0)
+        rows, lower = np.vstack([C, Ca]), np.append(lower, min(Ca.max(), 0.0))
+    bounded = np.isfinite(lower)
+    solved = linprog(
+        -gain,
+        A_ub=-rows[bounded] if bounded.any() else None,
+        b_ub=-lower[bounded] if bounded.any() else None,
+        A_eq=np.ones((1, T)),
+        b_eq=[1.0],
+        bounds=(0, 1),
+        method="highs",
+    )
+    if not solved.success:
+        return ray / ray.sum()
+    return torch.from_numpy(np.maximum(solved.x, 0)).to(ray)
