@@ -6,16 +6,21 @@ import os
 
 import torch
 
+from palora_kernels.native import loading
+
 NAMES = ("reference", "eager", "native", "triton")
 AVAILABLE = "available"
 
 
 def backends() -> dict[str, str]:
-    """Every backend's name, with "available" or the reason why it cannot be used here."""
+    """Every backend's name, with "available" or the reason why it cannot be used here.
+
+    "native" is available if it is built or can be built on this machine; asking does not build it.
+    """
     return {
         "reference": AVAILABLE,
         "eager": AVAILABLE,
-        "native": "not part of this release: the C++/CUDA extension has not been written yet",
+        "native": loading.status(),
         "triton": "not part of this release: the Triton kernels have not been written yet",
     }
 
@@ -29,16 +34,37 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-def resolve(backend: str | None) -> str:
-    """The backend of a call: the argument, else the environment variable PALORA_BACKEND, else "eager".
+@torch.compiler.assume_constant_result
+def _native_is_ready() -> bool:
+    return loading.ready()
+
+
+def _usable(name: str, source: str, device: torch.device, dtype: torch.dtype) -> str:
+    _checked(name, source)
+    if name != "native":
+        return name
+    if not loading.supports(device, dtype):
+        raise RuntimeError(
+            f"The backend 'native' asked for by {source} runs float32, float64 and bfloat16 on the CPU. "
+            f"Found {dtype} on {device.type}."
+        )
+    if not _native_is_ready():
+        raise RuntimeError(f"The backend 'native' asked for by {source} cannot run here: {loading.status()}.")
+    return name
+
+
+def resolve(backend: str | None, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend of a call: the argument, else the environment variable PALORA_BACKEND, else the fastest that can run.
 
     A backend that was named, by either, and cannot run raises; only the automatic choice looks further.
     """
     if backend is not None:
-        return _checked(backend, "`backend`")
+        return _usable(backend, "`backend`", device, dtype)
     named = os.environ.get("PALORA_BACKEND")
     if named:
-        return _checked(named, "the environment variable PALORA_BACKEND")
+        return _usable(named, "the environment variable PALORA_BACKEND", device, dtype)
+    if loading.supports(device, dtype) and _native_is_ready():
+        return "native"
     return "eager"
 
 

@@ -27,8 +27,8 @@ def _lam(lam: Tensor, x: Tensor) -> Tensor:
     return lam.to(reference.opmath_dtype(x.dtype))
 
 
-def _backend(backend: str | None) -> str:
-    name = resolve(backend)
+def _backend(backend: str | None, x: Tensor) -> str:
+    name = resolve(backend, x.device, x.dtype)
     if name == "reference" or not under_functorch():
         return name
     if backend is not None:
@@ -85,7 +85,7 @@ def linear(
     checks.devices_and_dtypes(x, lam, weight=weight, bias=bias, A=A, B=B)
     lam = _lam(lam, x)
     rows = x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x
-    name = _backend(backend)
+    name = _backend(backend, x)
     if name == "reference":
         y = reference.linear(rows, weight, bias, A, B, lam, shared)
     else:
@@ -122,7 +122,7 @@ def linear_delta(
     checks.devices_and_dtypes(x, lam, weight=weight, bias=bias, D=D)
     lam = _lam(lam, x)
     rows = x.reshape(-1, x.shape[-1]) if x.dim() != 2 else x
-    name = _backend(backend)
+    name = _backend(backend, x)
     if name == "reference":
         y = reference.linear_delta(rows, weight, bias, D, lam, shared)
     else:
@@ -201,7 +201,7 @@ def conv2d(
     x, weight, bias, A, B = _autocast(x, weight, bias, A, B)  # type: ignore[assignment]
     checks.devices_and_dtypes(x, lam, weight=weight, bias=bias, A=A, B=B)
     lam = _lam(lam, x)
-    name = _backend(backend)
+    name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared)
     plan = plans.conv2d(
@@ -247,7 +247,7 @@ def conv2d_delta(
     x, weight, bias, D = _autocast(x, weight, bias, D)  # type: ignore[assignment]
     checks.devices_and_dtypes(x, lam, weight=weight, bias=bias, D=D)
     lam = _lam(lam, x)
-    name = _backend(backend)
+    name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared)
     plan = plans.conv2d_delta(

@@ -15,6 +15,7 @@ from torch import Tensor
 from palora_kernels.eager import conv as eager_conv
 from palora_kernels.eager import linear as eager_linear
 from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
+from palora_kernels.native import linear as native_linear
 
 LIBRARY = torch.library.Library("palora", "DEF")
 
@@ -68,12 +69,17 @@ def _algorithm(plan: str) -> str:
     return plan.split(".")[1]
 
 
+def _linear_module(plan: str) -> Any:
+    """Where the factored plan of a backend lives; the other plans of `linear` are the eager ones for every backend."""
+    return native_linear if plan.startswith("native.") else eager_linear
+
+
 # ---------------------------------------------------------------------------------------------------- linear, low-rank
 
 
 def _linear(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shared: bool, plan: str) -> Any:
     if _algorithm(plan) == "factored":
-        return eager_linear.factored_forward(x, weight, bias, A, B, lam, shared)
+        return _linear_module(plan).factored_forward(x, weight, bias, A, B, lam, shared)
     factors = LowRank(A, B, (A.shape[1], B.shape[2]))
     return eager_linear.FORWARD[_algorithm(plan)](x, weight, bias, factors, lam, shared), x.new_empty(0)
 
@@ -99,7 +105,7 @@ def _linear_backward(
 ) -> list[Tensor]:
     grad = grad.contiguous()
     if _algorithm(plan) == "factored":
-        result = eager_linear.factored_backward(
+        result = _linear_module(plan).factored_backward(
             grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs)
         )
     else:

@@ -88,9 +88,14 @@ def run(
 
 
 def assert_equals_definition(
-    op_name: str, case: dict[str, Any], dtype: torch.dtype, algorithm: str | None = None, **options: Any
+    op_name: str,
+    case: dict[str, Any],
+    dtype: torch.dtype,
+    algorithm: str | None = None,
+    tested: str = "eager",
+    **options: Any,
 ) -> None:
-    """The eager plan in ``dtype`` against the reference in float64, output and all gradients."""
+    """A plan of the backend ``tested`` in ``dtype`` against the reference in float64, output and all gradients."""
     op = getattr(pk, op_name)
     # Both start from the same rounded values, so that only the arithmetic differs.
     rounded = {
@@ -101,10 +106,10 @@ def assert_equals_definition(
     grad = torch.randn(y_shape).to(dtype).double()
     expected = run(op, exact, grad, backend="reference", **options)
     if algorithm is None:
-        found = run(op, convert(rounded, dtype), grad, backend="eager", **options)
+        found = run(op, convert(rounded, dtype), grad, backend=tested, **options)
     else:
         with pk.force_plan(**{op_name: algorithm}):
-            found = run(op, convert(rounded, dtype), grad, backend="eager", **options)
+            found = run(op, convert(rounded, dtype), grad, backend=tested, **options)
     for name, want in expected.items():
         got = found[name]
         assert got.shape == want.shape, name
