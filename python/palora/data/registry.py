@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from palora.data import fashion_mnist, mnist, multifashion, multimnist, multimnist3
+from palora.data import census, fashion_mnist, mnist, multifashion, multimnist, multimnist3, sarcos
 from palora.data.download import Progress
 from palora.data.entry import Description, Entry, Folder
 from palora.data.folder import data_root, origin
@@ -24,6 +24,8 @@ _ENTRIES: dict[str, Entry] = {
         multimnist3.SET.entry,
         multifashion.GARMENTS.entry,
         multifashion.MIXED.entry,
+        census.ENTRY,
+        sarcos.ENTRY,
         mnist.ENTRY,
         fashion_mnist.ENTRY,
     )
