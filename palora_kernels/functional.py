@@ -204,15 +204,7 @@ def conv2d(
     name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared)
-    plan = plans.conv2d(
-        lam.shape[0],
-        x.shape[0] if shared else x.shape[0] // lam.shape[0],
-        shape[1] * shape[2] * shape[3],
-        A.shape[0] + (weight is not None),
-        A.shape[1] == shape[0],
-        groups,
-        shared,
-    )
+    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, groups, shared, A.shape[1] == shape[0]))
     return torch.ops.palora.conv2d(
         x, weight, bias, A, B, lam, shape, *geometry, groups, shared, f"{name}.{plan}"
     )
@@ -250,15 +242,32 @@ def conv2d_delta(
     name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared)
-    plan = plans.conv2d_delta(
-        lam.shape[0],
-        x.shape[0] if shared else x.shape[0] // lam.shape[0],
-        shape[1] * shape[2] * shape[3],
-        D.shape[0] + (weight is not None),
-        shared,
-    )
+    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, groups, shared), "conv2d_delta")
     return torch.ops.palora.conv2d_delta(
         x, weight, bias, D, lam, *geometry, groups, shared, f"{name}.{plan}"
+    )
+
+
+def _conv_call(
+    backend: str,
+    x: Tensor,
+    weight: Tensor | None,
+    shape: list[int],
+    lam: Tensor,
+    groups: int,
+    shared: bool,
+    matricised: bool = False,
+) -> plans.Conv:
+    rays, tasks = lam.shape
+    return plans.Conv(
+        backend=backend,
+        rays=rays,
+        n=x.shape[0] if shared else x.shape[0] // rays,
+        K=shape[1] * shape[2] * shape[3],
+        elements=tasks + (weight is not None),
+        groups=groups,
+        shared=shared,
+        matricised=matricised,
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from palora_kernels.eager import conv as eager_conv
 from palora_kernels.eager import linear as eager_linear
 from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
+from palora_kernels.native import conv as native_conv
 from palora_kernels.native import linear as native_linear
 
 LIBRARY = torch.library.Library("palora", "DEF")
@@ -72,6 +73,10 @@ def _algorithm(plan: str) -> str:
 def _linear_module(plan: str) -> Any:
     """Where the factored plan of a backend lives; the other plans of `linear` are the eager ones for every backend."""
     return native_linear if plan.startswith("native.") else eager_linear
+
+
+def _conv_module(plan: str) -> Any:
+    return native_conv if plan.startswith("native.") else eager_conv
 
 
 # ---------------------------------------------------------------------------------------------------- linear, low-rank
@@ -203,7 +208,7 @@ def _conv2d(
     plan: str,
 ) -> Tensor:
     conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    forward = eager_conv.FORWARD[_algorithm(plan)]
+    forward = _conv_module(plan).FORWARD[_algorithm(plan)]
     return forward(x, weight, bias, LowRank(A, B, shape), lam, shared, conv, _layout(x, weight, None))
 
 
@@ -246,7 +251,7 @@ def _conv_backward(
     plan: str,
     layout: torch.memory_format,
 ) -> list[Tensor]:
-    backward = eager_conv.BACKWARD[_algorithm(plan)]
+    backward = _conv_module(plan).BACKWARD[_algorithm(plan)]
     result = backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), conv, layout)
     return _pack(x, *result, count=1 if isinstance(factors, Dense) else 2)
 
@@ -311,7 +316,7 @@ def _conv2d_delta(
     plan: str,
 ) -> Tensor:
     conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    forward = eager_conv.FORWARD[_algorithm(plan)]
+    forward = _conv_module(plan).FORWARD[_algorithm(plan)]
     return forward(x, weight, bias, Dense(D), lam, shared, conv, _layout(x, weight, D))
 
 

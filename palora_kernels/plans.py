@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 _FORCED: dict[str, str] = {}
 
 ALGORITHMS = {
     "linear": ("factored", "merged"),
     "linear_delta": ("merged", "basis"),
-    "conv2d": ("merged", "basis", "factored"),
-    "conv2d_delta": ("merged", "basis"),
+    "conv2d": ("merged", "basis", "factored", "direct"),
+    "conv2d_delta": ("merged", "basis", "direct"),
 }
 
 
@@ -59,25 +60,37 @@ def linear_delta(rays: int, n: int, elements: int, shared: bool) -> str:
     return "basis" if n <= 16 and rays > 1 else "merged"
 
 
-def conv2d(rays: int, n: int, K: int, elements: int, matricised: bool, groups: int, shared: bool) -> str:
-    """``K`` = C/groups*kh*kw, the products behind one output value; n: rows of one ray."""
-    if "conv2d" in _FORCED:
-        chosen = _FORCED["conv2d"]
-        return chosen if chosen != "factored" or (matricised and groups == 1) else "merged"
-    if matricised and groups == 1 and not shared and n <= 2 and rays > 4:
+@dataclass(frozen=True)
+class Conv:
+    """What the plan of a convolution depends on."""
+
+    backend: str
+    rays: int
+    n: int  # rows of one ray
+    K: int  # C/groups*kh*kw, the products behind one output value
+    elements: int  # T+1, or T without a common part
+    groups: int
+    shared: bool
+    matricised: bool = False  # the deltas are low-rank as O x K matrices
+
+    def offers(self, algorithm: str) -> bool:
+        if algorithm == "factored":
+            return self.matricised and self.groups == 1
+        if algorithm == "direct":
+            return self.backend == "native" and self.shared and self.groups == 1
+        return True
+
+
+def conv2d(call: Conv, op: str = "conv2d") -> str:
+    if op in _FORCED:
+        return _FORCED[op] if call.offers(_FORCED[op]) else "merged"
+    if call.offers("direct") and call.K <= 32 and call.rays > 1:
+        return "direct"
+    if call.offers("factored") and not call.shared and call.n <= 2 and call.rays > 4:
         return "factored"
-    return _merged_or_basis(rays, n, K, elements, shared)
-
-
-def conv2d_delta(rays: int, n: int, K: int, elements: int, shared: bool) -> str:
-    if "conv2d_delta" in _FORCED:
-        return _FORCED["conv2d_delta"]
-    return _merged_or_basis(rays, n, K, elements, shared)
-
-
-def _merged_or_basis(rays: int, n: int, K: int, elements: int, shared: bool) -> str:
-    if not shared:
+    if not call.shared:
         # A call per ray on one or two images leaves most cores idle; T+1 calls on all rows do not.
-        return "basis" if n <= 2 and rays > 4 * elements else "merged"
+        return "basis" if call.n <= 2 and call.rays > 4 * call.elements else "merged"
     # Combining E maps into M costs a pass over M+E maps, about 40 multiply-adds a value.
-    return "basis" if (rays - elements) * K > 40 * (rays + elements) else "merged"
+    gain = (call.rays - call.elements) * call.K
+    return "basis" if gain > 40 * (call.rays + call.elements) else "merged"

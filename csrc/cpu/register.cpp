@@ -2,6 +2,7 @@
 // which bring autograd, shapes for the compiler and checked arguments.
 #include <torch/library.h>
 
+#include "conv.h"
 #include "linear.h"
 
 namespace palora {
@@ -25,11 +26,19 @@ TORCH_LIBRARY(palora_native, library) {
   library.def(
       "linear_backward(Tensor grad, Tensor x, Tensor? weight, Tensor A, Tensor B, Tensor lam, Tensor S, int bias_dims, "
       "bool[5] needs, bool shared) -> Tensor[]");
+  library.def(
+      "basis_conv(Tensor x, Tensor kernels, Tensor c, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation) "
+      "-> Tensor");
+  library.def(
+      "basis_conv_backward(Tensor grad, Tensor x, Tensor c, int[2] kernel, int[2] stride, int[2] padding, "
+      "int[2] dilation) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("linear", &linear_forward);
   library.impl("linear_backward", &linear_backward_boxed);
+  library.impl("basis_conv", &basis_conv);
+  library.impl("basis_conv_backward", &basis_conv_backward);
 }
 
 }  // namespace palora

@@ -1,0 +1,87 @@
+"""The native plans of `conv2d` and `conv2d_delta`.
+
+``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row, combined into
+M rows while they are in cache. The other plans are the eager ones; their convolutions are oneDNN's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from palora_kernels.eager import conv as eager_conv
+from palora_kernels.eager.conv import Geometry, merged_backward
+from palora_kernels.eager.factors import Factors, Needs
+from palora_kernels.eager.linear import Gradients, _coefficients
+from palora_kernels.reference import opmath_dtype
+
+
+def _elements(weight: Tensor | None, factors: Factors) -> Tensor:
+    """(E, O, C, kh, kw): the common kernel, if any, and the T deltas."""
+    deltas = factors.deltas()
+    return deltas if weight is None else torch.cat([weight[None], deltas])
+
+
+def direct_forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    factors: Factors,
+    lam: Tensor,
+    shared: bool,
+    conv: Geometry,
+    layout: torch.memory_format,
+) -> Tensor:
+    c = _coefficients(weight, lam, opmath_dtype(x.dtype))
+    y: Tensor = torch.ops.palora_native.basis_conv.default(
+        x, _elements(weight, factors), c, bias, conv.stride, conv.padding, conv.dilation
+    )
+    return y.contiguous(memory_format=layout)
+
+
+def direct_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    factors: Factors,
+    lam: Tensor,
+    bias_dims: int,
+    shared: bool,
+    needs: Needs,
+    conv: Geometry,
+    layout: torch.memory_format,
+) -> Gradients:
+    if needs.x:  # a first layer needs no gradient of its input; where one does, all comes from the kernels of the rays
+        return merged_backward(grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout)
+    rays = lam.shape[0]
+    c = _coefficients(weight, lam, opmath_dtype(x.dtype))  # (M, E)
+    # dlam[m, t] = <dK_m, D_t> and a bias per ray need every ray's kernel gradient; the rest only E combinations.
+    by_ray = needs.lam or bias_dims == 2
+    combinations = torch.eye(rays, dtype=c.dtype) if by_ray else c.t()
+    if weight is None and not by_ray:
+        combinations = torch.cat([c.new_ones(1, rays), combinations])  # the sum over rays, for the bias
+    dkernels, sums = torch.ops.palora_native.basis_conv_backward.default(
+        grad, x, combinations, list(factors.shape[2:]), conv.stride, conv.padding, conv.dilation
+    )
+    dlam: Tensor | None = None
+    dbias: Tensor | None = None
+    if by_ray:
+        if needs.lam:
+            deltas = factors.deltas().to(c.dtype)
+            dlam = (dkernels.flatten(1) @ deltas.flatten(1).t()).to(lam.dtype)
+        dbias = sums if bias_dims == 2 else sums.sum(0)
+        dkernels = torch.tensordot(torch.cat([c.new_ones(rays, 1), lam.to(c.dtype)], 1).t(), dkernels, dims=1)
+    else:
+        dbias = sums[0]
+    # dkernels: the sum over rays, then one slice a task
+    dfactors: list[Tensor] | None = None
+    if needs.factors:
+        into = factors.new_gradients()
+        factors.pull_deltas(dkernels[1:], into)
+        dfactors = factors.finish(into)
+    dweight = dkernels[0].to(x.dtype) if needs.weight else None
+    return None, dweight, dbias.to(x.dtype) if needs.bias else None, dfactors, dlam
+
+
+FORWARD = {**eager_conv.FORWARD, "direct": direct_forward}
+BACKWARD = {**eager_conv.BACKWARD, "direct": direct_backward}

@@ -1,0 +1,119 @@
+"""The native plans of `conv2d` and `conv2d_delta` against the loop over merged kernels in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from kernel_cases import assert_equals_definition, conv_case, convert, run
+from native_cases import needs_native
+
+import palora_kernels as pk
+
+pytestmark = needs_native
+
+GEOMETRIES: list[dict[str, Any]] = [
+    {},
+    {"stride": 2, "padding": 1},
+    {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 2)},
+    {"stride": (1, 3), "padding": (3, 0), "dilation": (2, 1)},
+    {"padding": "same"},
+]
+
+
+def _check(op: str, case: dict[str, Any], dtype: torch.dtype, x_needs_gradient: bool, **options: Any) -> None:
+    """As assert_equals_definition; without a gradient for x the direct plan runs its own backward."""
+    if x_needs_gradient:
+        assert_equals_definition(op, case, dtype, "direct", "native", shared=True, **options)
+        return
+    x = case.pop("x").to(dtype).double()
+    rounded = {k: None if v is None else (v if k == "lam" else v.to(dtype).double()) for k, v in case.items()}
+    function = getattr(pk, op)
+
+    def reference(**kw: Any) -> torch.Tensor:
+        return function(x, **kw, **options, shared=True, backend="reference")
+
+    def native(**kw: Any) -> torch.Tensor:
+        with pk.force_plan(**{op: "direct"}):
+            return function(x.to(dtype), **kw, **options, shared=True, backend="native")
+
+    exact = convert(rounded, torch.float64)
+    grad = torch.randn(reference(**exact).shape).to(dtype).double()
+    expected, found = run(reference, exact, grad), run(native, convert(rounded, dtype), grad)
+    tolerance = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 6e-2}[dtype]
+    for name, want in expected.items():
+        scale = max(want.abs().max().item(), 1.0) if want.numel() else 1.0
+        torch.testing.assert_close(found[name].double(), want, atol=tolerance * scale, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("form", ["matricised", "loralib", "dense"])
+@pytest.mark.parametrize("weight", [True, False])
+@pytest.mark.parametrize("x_needs_gradient", [True, False])
+def test_direct_equals_the_definition(
+    geometry: dict[str, Any], form: str, weight: bool, x_needs_gradient: bool
+) -> None:
+    if form == "loralib" and not weight:
+        pytest.skip("the loralib form without a weight does not give the kernel's shape")
+    op = "conv2d_delta" if form == "dense" else "conv2d"
+    case = conv_case(4, 2, 3, 5, 2, 2, shared=True, form=form, weight=weight)
+    _check(op, case, torch.float64, x_needs_gradient, **geometry)
+
+
+@pytest.mark.parametrize("M, n, C, O, T", [(1, 3, 1, 1, 1), (5, 4, 1, 10, 2), (3, 2, 2, 17, 3), (2, 0, 1, 4, 2), (7, 1, 3, 33, 2)])
+@pytest.mark.parametrize("bias", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_sizes_biases_and_dtypes(M: int, n: int, C: int, O: int, T: int, bias: int, dtype: torch.dtype) -> None:
+    case = conv_case(M, n, C, O, T, 1, size=(9, 13), kernel=(3, 2), shared=True, bias=bias)
+    _check("conv2d", case, dtype, False)
+
+
+def test_layouts_and_strided_gradients() -> None:
+    case = convert(conv_case(3, 2, 2, 5, 2, 2, shared=True), torch.float32)
+    case["x"] = case["x"].detach()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = case["x"].to(memory_format=layout)
+        leaves = [v for k, v in case.items() if k != "x"]
+        y = pk.conv2d(**{**case, "x": x}, shared=True, backend="native")
+        assert y.is_contiguous(memory_format=layout)
+        found = torch.autograd.grad(y.sum(), leaves)  # a gradient of stride 0
+        expected = torch.autograd.grad(pk.conv2d(**case, shared=True, backend="reference").sum(), leaves)
+        for got, want in zip(found, expected, strict=True):
+            torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-4)
+
+
+def test_no_gradient_for_lam_leaves_only_the_combinations() -> None:
+    """Without dlam the backward sums over the rays first; the results are those of the whole gradient."""
+    case = convert(conv_case(5, 3, 1, 10, 2, 1, size=(12, 12), kernel=(5, 5), shared=True), torch.float64)
+    for name in ("x", "lam"):
+        case[name] = case[name].detach()
+    leaves = [case[k] for k in ("weight", "bias", "A", "B")]
+    found = torch.autograd.grad(pk.conv2d(**case, shared=True, backend="native").pow(2).sum(), leaves)
+    expected = torch.autograd.grad(pk.conv2d(**case, shared=True, backend="reference").pow(2).sum(), leaves)
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_opcheck(channels_last: bool) -> None:
+    case = convert(conv_case(3, 2, 3, 5, 2, 2, shared=True), torch.float64)
+    x = case["x"].detach()
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    arguments = (x, case["weight"], case["bias"], case["A"], case["B"], case["lam"])
+    geometry = ([5, 3, 3, 3], [1, 1], [1, 1], [1, 1], 1, True, "native.direct")
+    torch.library.opcheck(torch.ops.palora.conv2d.default, (*arguments, *geometry))
+
+
+def test_the_same_result_every_time() -> None:
+    case = convert(conv_case(5, 32, 1, 10, 2, 1, size=(28, 28), kernel=(5, 5), shared=True), torch.float32)
+    case["x"] = case["x"].detach()
+    leaves = [v for k, v in case.items() if k != "x"]
+    results = []
+    for _ in range(4):
+        y = pk.conv2d(**case, shared=True, backend="native")
+        results.append((y, *torch.autograd.grad(y, leaves, torch.ones_like(y))))
+    for result in results[1:]:
+        for got, want in zip(result, results[0], strict=True):
+            assert torch.equal(got, want)
