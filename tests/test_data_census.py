@@ -141,7 +141,8 @@ def test_unknown_values_and_swapped_files(root: Path) -> None:
 
 
 @real
-def test_the_uci_files_have_468_features(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_the_uci_files_have_468_features() -> None:
     dataset = data.load("census")
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (159_617, 39_904, 99_762)
     assert dataset.train.inputs.shape[1] == 468

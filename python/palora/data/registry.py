@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from palora.data import census, fashion_mnist, mnist, multifashion, multimnist, multimnist3, sarcos
+from palora.data import census, fashion_mnist, mnist, multifashion, multimnist, multimnist3, sarcos, utkface
 from palora.data.download import Progress
 from palora.data.entry import Description, Entry, Folder
 from palora.data.folder import data_root, origin
@@ -26,6 +26,7 @@ _ENTRIES: dict[str, Entry] = {
         multifashion.MIXED.entry,
         census.ENTRY,
         sarcos.ENTRY,
+        utkface.ENTRY,
         mnist.ENTRY,
         fashion_mnist.ENTRY,
     )

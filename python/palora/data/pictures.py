@@ -1,0 +1,64 @@
+"""Pictures in a zip file or a folder, read by name, with errors that say which one is damaged."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from palora.errors import PaloraError
+
+
+class Pictures:
+    """The files of a zip file, or of a folder and those below it."""
+
+    def __init__(self, path: Path, remedy: str) -> None:
+        """`remedy`: the sentence that ends every error message. PaloraError if `path` cannot be opened."""
+        self.path, self.remedy = path, remedy
+        self._zip: zipfile.ZipFile | None = None
+        if path.is_dir():
+            self.sizes = {
+                file.relative_to(path).as_posix(): file.stat().st_size
+                for file in sorted(path.rglob("*"))
+                if file.is_file()
+            }
+            return
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise PaloraError(f"{path} is damaged or cut short ({error}). {remedy}") from error
+        members = sorted(self._zip.infolist(), key=lambda member: member.filename)
+        self.sizes = {member.filename: member.CRC for member in members if not member.is_dir()}
+
+    @property
+    def names(self) -> list[str]:
+        """All files, in the order of the alphabet."""
+        return list(self.sizes)
+
+    def bytes(self, name: str) -> bytes:
+        """The content of a file; PaloraError if it is damaged (a zip file keeps checksums)."""
+        try:
+            return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
+        except KeyError:
+            raise PaloraError(f"{self.path} has no file {name}. {self.remedy}") from None
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise PaloraError(f"{name} in {self.path} is damaged ({error}). {self.remedy}") from error
+
+    def pixels(self, name: str, mode: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """A picture as (H, W, 3) for mode "RGB" or (H, W) for "L", resized to `size` (width, height) if it is not.
+
+        PaloraError if it does not decode.
+        """
+        try:
+            with Image.open(io.BytesIO(self.bytes(name))) as picture:
+                found = picture if picture.mode == mode else picture.convert(mode)
+                if size is not None and found.size != size:
+                    found = found.resize(size, Image.Resampling.BILINEAR)
+                return np.array(found, dtype=np.uint8)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise PaloraError(f"{name} in {self.path} is not a sound picture ({error}). {self.remedy}") from error
