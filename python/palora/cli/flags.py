@@ -40,12 +40,12 @@ def method_flags() -> dict[str, Any]:
     """Option name → (type, typer option): the options of all methods, each once, with its owners."""
     from palora import methods
 
-    owners: dict[str, list[str]] = {}
+    owners: dict[str, dict[str, Any]] = {}
     fields: dict[str, tuple[Any, dataclasses.Field[Any]]] = {}
     for method in methods.METHODS.values():
         hints = get_type_hints(method.Options)
         for field in dataclasses.fields(method.Options):
-            owners.setdefault(field.name, []).append(method.name)
+            owners.setdefault(field.name, {})[method.name] = field.default
             fields.setdefault(field.name, (without_none(hints[field.name]), field))
     return {
         name: (option_type, typer.Option(None, flag(name), help=help_of(field, owners[name])))
@@ -53,10 +53,20 @@ def method_flags() -> dict[str, Any]:
     }
 
 
-def help_of(field: dataclasses.Field[Any], owners: list[str]) -> str:
-    """ "Rank r of every adapter. [palora; default 1]"."""
-    default = "" if field.default is None else f"; default {field.default}"
-    return f"{field.metadata.get('help', '')} ({', '.join(owners)}{default})"
+def help_of(field: dataclasses.Field[Any], owners: dict[str, Any]) -> str:
+    """ "Rank r of every adapter. (palora; default 1)". `owners`: method → its default."""
+    return f"{field.metadata.get('help', '')} ({'; '.join(groups_of(owners))})"
+
+
+def groups_of(owners: dict[str, Any]) -> list[str]:
+    """ "palora, pamal; default 1.0": methods with the same default together, those of the first in front."""
+    groups: dict[str, list[str]] = {}
+    for name, default in owners.items():
+        groups.setdefault(str(default), []).append(name)
+    return [
+        ", ".join(names) + ("" if default in ("None", "False") else f"; default {default}")
+        for default, names in groups.items()
+    ]
 
 
 def flag(name: str) -> str:

@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from palora.evaluation import Front
 
 
-def finish(folder: Path, controls: Iterable[Path], **how: Any) -> None:
-    """Evaluate the run in `folder` (`how`: arguments of `palora.engine.evaluate`), draw and print it."""
+def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: Any) -> None:
+    """Evaluate the run in `folder` (`how`: arguments of `palora.engine.evaluate`), draw and print it.
+
+    `pseudo`: at preferences outside the simplex too.
+    """
     from palora.engine import controls_beside, evaluate
 
     points = {control_name(run): read_front(run) for run in controls} or controls_beside(folder)
@@ -24,6 +27,11 @@ def finish(folder: Path, controls: Iterable[Path], **how: Any) -> None:
     show_rays(result.front)
     say()
     show_summary(result)
+    if pseudo:
+        from palora.engine.pseudo import add_pseudo
+
+        say("\npseudo-preferences")
+        show_rays(add_pseudo(result)[1], mark=False)
     for name, point in points.items():
         numbers = ", ".join(f"{column} {values[0]:.4f}" for column, values in columns(point).items())
         say(f"{'control ' + name:<20} {numbers}")
@@ -43,7 +51,7 @@ def draw(result: Evaluation, points: dict[str, Front]) -> list[Path]:
     return paths
 
 
-def show_rays(front: Front) -> None:
+def show_rays(front: Front, mark: bool = True) -> None:
     """One line a ray: preference, losses, metrics; * marks the rays that no other dominates."""
     best = front.nondominated().tolist()
     named = columns(front)
@@ -52,7 +60,7 @@ def show_rays(front: Front) -> None:
         [
             " ".join(f"{weight:.2f}" for weight in ray),
             *(f"{values[i]:.4f}" for values in named.values()),
-            "*" if best[i] and len(front) > 1 else "",
+            "*" if mark and best[i] and len(front) > 1 else "",
         ]
         for i, ray in enumerate(front.rays.tolist())
     ]

@@ -35,6 +35,12 @@ def train(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast).")] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Data folder (else PALORA_DATA).")] = None,
     offset: Annotated[int | None, typer.Option(help="Corner of digit two: 6 (code) or 8 (paper).")] = None,
+    expand: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Run whose model stays as it is and gets adapters.")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Weights to start from (a path, or a file in DIR/pretrained).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Use only so many samples of each split.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder (else one in runs/).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the run folder.")] = False,
@@ -68,6 +74,8 @@ def train(
         "device": device,
         "precision": precision,
         "data": data,
+        "expand": None if expand is None else str(expand),
+        "pretrained": pretrained,
         "limit": limit,
         "ray_chunk": int(ray_chunk) if ray_chunk and ray_chunk.isdigit() else ray_chunk,
         "compile": compile or None,
@@ -100,8 +108,13 @@ def configure(recipe: str, given: dict[str, Any], options: dict[str, Any], data_
     """The configuration of a new run."""
     from palora import recipes
     from palora.engine.setup import pick_device
+    from palora.recipes.expansion import expanding
 
     device = str(pick_device(given.get("device", "auto")))
+    if "expand" in given:
+        settings = {**given, "device": device, "run": Path(given["expand"])}
+        del settings["expand"]
+        return expanding(recipes.get(recipe), method_options=options, dataset_options=data_options, **settings)
     return recipes.get(recipe).configure(
         method_options=options, dataset_options=data_options, **{**given, "device": device}
     )
@@ -134,8 +147,9 @@ def configure_resumed(
 
 
 def default_folder(config: RunConfig) -> Path:
-    """runs/multimnist-palora-seed0."""
-    return RUNS / f"{config.recipe}-{config.method}-seed{config.seed}"
+    """runs/multimnist-palora-seed0; runs/multimnist-expand-seed0 where a run is expanded."""
+    kind = config.method if config.expand is None else "expand"
+    return RUNS / f"{config.recipe}-{kind}-seed{config.seed}"
 
 
 def resume_command(config: RunConfig, folder: Path) -> str:

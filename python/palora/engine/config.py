@@ -51,6 +51,10 @@ class RunConfig:
     """Most rays in one pass: a number, "all" (or None), or "auto": as many as the free memory holds."""
     compile: bool = False
     """Whether the forward pass and its backward go through torch.compile."""
+    expand: str | None = None
+    """Run whose trained model the adapters are put on (Pareto expansion)."""
+    pretrained: str | None = None
+    """File of weights that the model starts from."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; None: at the end of each epoch only."""
 

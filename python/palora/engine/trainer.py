@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from palora.data import Batches
 from palora.engine import chunk_size
 from palora.engine.chunking import Losses, accumulate
 from palora.engine.config import RunConfig
+from palora.engine.expand import starting_model
 from palora.engine.finite import require_finite_losses, require_finite_weights
 from palora.engine.interrupt import Interrupted, StopSignals
 from palora.engine.losses import loss_fn
@@ -40,6 +42,8 @@ def train(
     """
     show = show or Silent()
     run, changes = RunFolder.resumable(folder, config) if resume else (RunFolder.vacant(folder), [])
+    if not resume and make_model is None:
+        make_model = partial(starting_model, config)
     parts = assemble(config, make_model)
     state = initial_state(parts, config)
     if resume:

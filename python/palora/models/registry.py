@@ -9,6 +9,7 @@ from palora.models.base import MultiTaskModel
 from palora.models.lenet import LeNet
 from palora.models.mlp import MLP
 from palora.models.resnet18 import ResNet18
+from palora.models.resnet20 import ResNet20
 from palora.models.segnet import SegNet
 from palora.suggest import unknown
 
@@ -16,6 +17,7 @@ MODELS: dict[str, type[MultiTaskModel]] = {
     "lenet": LeNet,
     "mlp": MLP,
     "resnet18": ResNet18,
+    "resnet20": ResNet20,
     "segnet": SegNet,
 }
 

@@ -29,6 +29,8 @@ class Recipe:
     method: str = "palora"
     method_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Method → its options where this experiment differs from the method's defaults."""
+    expansion_epochs: int = 4
+    """Epochs of a Pareto expansion (`palora train RECIPE --expand RUN`)."""
     lr_milestones: tuple[int, ...] = ()
     lr_decay: float = 0.5
     divisions: int = 10
