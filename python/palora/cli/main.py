@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palora.cli import data, doctor, evaluate, recipes, train
+from palora.cli import bench, data, doctor, evaluate, recipes, train
 from palora.errors import PaloraError
 
 INTERRUPTED = 130
@@ -54,6 +54,7 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.add_typer(data.app, name="data")
     app.command("recipes")(recipes.recipes)
     app.command("doctor")(doctor.doctor)
+    app.command("bench")(bench.bench)
     return app
 
 
