@@ -1,1 +1,1 @@
-"""Benchmarks that need the repository: `pytest bench`, `python -m bench.plans`. `palora bench` needs only the package."""
+"""Benchmarks that need the repository: `pytest bench`, `python -m bench.plans`. `palora bench` needs the package only."""

@@ -1,7 +1,7 @@
 """Is the table of plans right on this machine? `python -m bench.plans [--seconds 0.3] [--slack 0.1]`.
 
-Times every algorithm of every op over a grid of shapes, forward and backward, float32, interleaved, and prints where the
-table's own choice is slower than the fastest by more than the slack; then the share of shapes where it is right.
+Times every algorithm of every op over a grid of shapes, forward and backward, float32, interleaved; prints where the
+table's own choice is slower than the fastest by more than the slack, then the share of shapes where it is right.
 """
 
 from __future__ import annotations
