@@ -1,1 +1,1 @@
-"""Benchmarks that need the repository: `pytest bench`, `python -m bench.plans`. `palora bench` needs the package only."""
+"""Benchmarks that need the repository: `pytest bench`, `python -m bench.plans`. The rows are those of `palora bench`."""
