@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palora.cli import bench, data, doctor, evaluate, recipes, train
+from palora.cli import ablate, bench, data, doctor, evaluate, recipes, toy, train
 from palora.errors import PaloraError
 
 INTERRUPTED = 130
@@ -55,6 +55,8 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.command("recipes")(recipes.recipes)
     app.command("doctor")(doctor.doctor)
     app.command("bench")(bench.bench)
+    app.command("ablate")(ablate.ablate)
+    app.command("toy")(toy.toy)
     return app
 
 

@@ -64,7 +64,7 @@ def front_figure(
         if title:
             figure.suptitle(title, fontsize=9)
         if path is not None:
-            _save(figure, Path(path))
+            save(figure, Path(path))
     return figure
 
 
@@ -82,8 +82,8 @@ def _checked(fronts: dict[str, list[Front]], points: dict[str, list[Front]]) -> 
     return first
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Without the date, so that the same picture is the same file."""
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; without the date, so that the same picture is the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     figure.savefig(path, dpi=200, metadata=dates.get(path.suffix.lower()))
