@@ -15,13 +15,13 @@ def test_build_makes_the_model_of_that_name() -> None:
 
 
 def test_names_are_those_of_the_public_classes() -> None:
-    assert models.names() == ["lenet", "mlp", "resnet18", "segnet"]
+    assert models.names() == ["lenet", "mlp", "resnet18", "resnet20", "segnet"]
     classes = [type(models.build("lenet")), type(models.build("resnet18", outputs=(1,)))]
     assert classes == [models.LeNet, models.ResNet18]
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(PaloraError, match=r"'lenet5'.*Did you mean lenet.*lenet, mlp, resnet18, segnet"):
+    with pytest.raises(PaloraError, match=r"'lenet5'.*Did you mean lenet.*lenet, mlp, resnet18, resnet20, segnet"):
         models.build("lenet5")
 
 

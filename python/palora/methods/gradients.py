@@ -14,8 +14,8 @@ Rows = list[list[Tensor | None]]
 class TaskGradients:
     """∂L_t/∂p for every task t and trainable parameter p of a model: T backward passes, `.grad` untouched.
 
-    A parameter is *shared* if more than one task reaches it, otherwise it belongs to a head. So any model will
-    do, whether or not it names its trunk and its heads.
+    A parameter is *shared* if the model says so (`shared_parameters()`); of a model that does not name its trunk, if
+    more than one task reaches it. The others belong to a head.
 
     Attributes:
         parameters: P trainable parameters.
@@ -32,8 +32,17 @@ class TaskGradients:
             list(torch.autograd.grad(loss, self.parameters, retain_graph=keep, allow_unused=True))
             for loss, keep in zip(losses, kept, strict=True)
         ]
-        reached = [sum(row[i] is not None for row in self.rows) for i in range(len(self.parameters))]
-        self.shared = [count > min(1, self.tasks - 1) for count in reached]
+        self.shared = named_shared(model, self.parameters) or self.reached_by_several()
+
+    def reached_by_several(self) -> list[bool]:
+        """Which parameters more than one task has a gradient in that is not zero throughout.
+
+        Not being None is not enough: losses that were stacked on their way hand zeros to each other's heads.
+        """
+        zero = torch.zeros((), dtype=torch.bool, device=self.parameters[0].device)
+        some = [torch.stack([zero if g is None else g.any() for g in row]) for row in self.rows]
+        counts = torch.stack(some).sum(0).tolist()
+        return [count > min(1, self.tasks - 1) for count in counts]
 
     def gramian(self) -> Tensor:
         """G Gᵀ of the gradients of the shared parameters: (T, T), float64, on the CPU."""
@@ -65,6 +74,15 @@ class TaskGradients:
                 weights = shared if self.shared[i] else heads
                 assert isinstance(weights, Tensor)
                 add_gradient(parameter, torch.tensordot(weights.to(stacked), stacked, dims=1))
+
+
+def named_shared(model: nn.Module, parameters: list[nn.Parameter]) -> list[bool] | None:
+    """Which of `parameters` the model itself calls shared (`shared_parameters()`); None if it does not say."""
+    method = getattr(model, "shared_parameters", None)
+    if method is None:
+        return None
+    shared = {id(p) for p in method()}
+    return [id(p) in shared for p in parameters]
 
 
 def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:

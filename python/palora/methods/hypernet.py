@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,14 @@ class HyperNetwork(nn.Module):
             for m in range(len(rays))
         ]
         return tuple(torch.stack(parts) for parts in zip(*outputs, strict=True))
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The embedding, and what makes the parameters that the target shares; all if the target does not say."""
+        shared: Any = getattr(self.target, "shared_parameters", self.target.parameters)
+        ids = {id(p) for p in shared()}
+        names = [name for name, p in self.target.named_parameters() if id(p) in ids]
+        makers = [self.makers[name.replace(".", "/")] for name in names]
+        return [p for part in (self.embedding, *makers) for p in part.parameters()]
 
     def generated(self, ray: Tensor) -> nn.Module:
         """The target at one ray (T,), as a plain model with weights of its own."""
