@@ -6,7 +6,18 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from palora.data import census, fashion_mnist, mnist, multifashion, multimnist, multimnist3, sarcos, utkface
+from palora.data import (
+    census,
+    cityscapes,
+    fashion_mnist,
+    mnist,
+    multifashion,
+    multimnist,
+    multimnist3,
+    nyuv2,
+    sarcos,
+    utkface,
+)
 from palora.data.download import Progress
 from palora.data.entry import Description, Entry, Folder
 from palora.data.folder import data_root, origin
@@ -27,6 +38,8 @@ _ENTRIES: dict[str, Entry] = {
         census.ENTRY,
         sarcos.ENTRY,
         utkface.ENTRY,
+        cityscapes.ENTRY,
+        nyuv2.ENTRY,
         mnist.ENTRY,
         fashion_mnist.ENTRY,
     )

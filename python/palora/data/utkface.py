@@ -119,9 +119,7 @@ def labelled(pictures: Pictures) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _decode(
-    pictures: Pictures, named: dict[str, tuple[int, int, int]], progress: Progress | None
-) -> dict[str, Tensor]:
+def _decode(pictures: Pictures, named: dict[str, tuple[int, int, int]], progress: Progress | None) -> dict[str, Tensor]:
     faces = np.empty((len(named), 3, SIDE, SIDE), dtype=np.uint8)
     for i, name in enumerate(named):
         faces[i] = pictures.pixels(name, "RGB", (SIDE, SIDE)).transpose(2, 0, 1)
