@@ -1,1 +1,1 @@
-"""Benchmarks that need the repository: `pytest bench`, `python -m bench.plans`. The rows are those of `palora bench`."""
+"""Benchmarks that need the repository: `pytest bench` and `python -m bench.plans`; `palora bench` needs only palora."""
