@@ -6,10 +6,13 @@ much lower its loss should be than the others'.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+_ABSENT = 1e-12
 BALANCED = 1e-4
 """Non-uniformity below which a point counts as being on its ray, as in the authors' code."""
 
@@ -32,6 +35,9 @@ def epo_weights(losses: Tensor, gramian: Tensor, ray: Tensor) -> Tensor:
       may.
     * on the ray: maximise Σ_t (C β)_t, the fall of all losses together; none may rise, nor μ, if that is possible.
 
+    β is not negative, as in the authors' code, so that not all losses can rise at once: from far on one side the
+    search can end on the front beside its ray, where one loss is at its minimum. Tasks of weight 0 take no part.
+
     Losses, which have to be >= 0 (ValueError), and `ray` (T,). Where the solver gives up, the ray itself.
     """
     from scipy.optimize import linprog
@@ -39,10 +45,16 @@ def epo_weights(losses: Tensor, gramian: Tensor, ray: Tensor) -> Tensor:
     l, r = losses.double().numpy(), ray.double().numpy()
     if (l < 0).any():
         raise ValueError(f"EPO balances losses that are >= 0. Found {l.min():.3g}.")
-    T = len(l)
-    if not (r * l).sum() > 0:
+    part = r > _ABSENT * r.max()
+    if not (r * l)[part].sum() > 0:
         return ray / ray.sum()
-    C = gramian.double().numpy()
+    beta = np.zeros(len(l))
+    beta[part] = _solve(l[part], gramian.double().numpy()[np.ix_(part, part)], r[part], linprog)
+    return torch.from_numpy(beta).to(ray)
+
+
+def _solve(l: np.ndarray, C: np.ndarray, r: np.ndarray, linprog: Any) -> np.ndarray:
+    T = len(l)
     C = C / max(np.abs(C).max(), np.finfo(float).tiny)  # the solution does not depend on the scale, the solver does
     mu, a = non_uniformity(l, r)
     Ca = C @ a
@@ -58,7 +70,7 @@ def epo_weights(losses: Tensor, gramian: Tensor, ray: Tensor) -> Tensor:
         rows, lower = np.vstack([C, Ca]), np.append(lower, min(Ca.max(), 0.0))
     bounded = np.isfinite(lower)
     solved = linprog(
-        -gain,
+        -gain / max(np.abs(gain).max(), np.finfo(float).tiny),
         A_ub=-rows[bounded] if bounded.any() else None,
         b_ub=-lower[bounded] if bounded.any() else None,
         A_eq=np.ones((1, T)),
@@ -66,6 +78,4 @@ def epo_weights(losses: Tensor, gramian: Tensor, ray: Tensor) -> Tensor:
         bounds=(0, 1),
         method="highs",
     )
-    if not solved.success:
-        return ray / ray.sum()
-    return torch.from_numpy(np.maximum(solved.x, 0)).to(ray)
+    return np.maximum(solved.x, 0) if solved.success else r / r.sum()

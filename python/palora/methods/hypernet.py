@@ -66,7 +66,9 @@ class HyperNetwork(nn.Module):
 
     def generated(self, ray: Tensor) -> nn.Module:
         """The target at one ray (T,), as a plain model with weights of its own."""
-        plain = copy.deepcopy(self.target).to_empty(device=ray.device)
+        like = next(self.embedding.parameters())
         with torch.no_grad():
-            plain.load_state_dict({name: w[0] for name, w in self.weights(ray[None]).items()})
+            weights = self.weights(ray[None].to(like))
+        plain = copy.deepcopy(self.target).to_empty(device=like.device).to(like.dtype)
+        plain.load_state_dict({name: w[0] for name, w in weights.items()})
         return plain

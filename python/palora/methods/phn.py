@@ -46,7 +46,7 @@ class PHNLinear(Method):
 
     def plain(self, model: nn.Module) -> nn.Module:
         assert isinstance(model, HyperNetwork)
-        return model.generated(centre(self.tasks)[0].to(next(model.parameters()).device))
+        return model.generated(centre(self.tasks)[0])
 
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         return model(inputs, rays)
