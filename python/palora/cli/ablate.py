@@ -120,7 +120,7 @@ def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> N
         [
             *(str(value) for value in row["settings"].values()),
             str(len(row["seeds"]) - len(row["failed"])),
-            *(number(row[m], row[f"{m}_std"]) for m in shown),
+            *(number(row[m], row[f"{m}_std"], 1 if m == "nondominated" else 4) for m in shown),
             "best" if index == winner else f"{len(row['failed'])} failed" if row["failed"] else "",
         ]
         for index, row in enumerate(rows)
@@ -155,11 +155,11 @@ def as_csv(rows: list[dict[str, Any]], names: list[str]) -> str:
     return text.getvalue()
 
 
-def number(mean: float | None, deviation: float | None) -> str:
+def number(mean: float | None, deviation: float | None, digits: int) -> str:
     """ "0.7504 ± 0.0031"."""
     if mean is None:
         return "-"
-    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+    return f"{mean:.{digits}f}" if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def describe(settings: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from palora.report import style
 from palora.report.figures import save
@@ -49,8 +50,10 @@ def ablation_figure(runs: Sequence[dict[str, Any]], path: str | os.PathLike[str]
             _against_spearman(panels[1, column], good, measure, coding)
             for axes in panels[:, column]:
                 axes.set_ylabel(AXES[measure])
+                if measure == "nondominated":
+                    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         if coding.handles():
-            figure.legend(handles=coding.handles(), loc="outside lower center", ncols=6, columnspacing=1.4)
+            figure.legend(handles=coding.handles(), loc="outside lower center", ncols=4, columnspacing=1.4)
         if path is not None:
             save(figure, Path(path))
     return figure
@@ -79,6 +82,9 @@ class _Coding:
 
     def marker(self, run: dict[str, Any]) -> str:
         return style.FRONT_MARKERS[self.markers.index(_text(run, [self.marked])) % len(style.FRONT_MARKERS)]
+
+    def line(self, run: dict[str, Any]) -> Any:
+        return style.FRONT_LINES[self.markers.index(_text(run, [self.marked])) % len(style.FRONT_LINES)]
 
     def handles(self) -> list[Line2D]:
         dot: dict[str, Any] = {"linestyle": "none", "markersize": 5}
@@ -111,7 +117,9 @@ def _against_setting(axes: Axes, runs: Sequence[dict[str, Any]], measure: str, c
             )
         places = sorted(means)
         heights = [sum(means[place]) / len(means[place]) for place in places]
-        axes.plot([place + shift for place in places], heights, color=colour, linewidth=1.0)
+        axes.plot(
+            [place + shift for place in places], heights, color=colour, linewidth=1.0, linestyle=coding.line(group[0])
+        )
     axes.set_xticks(range(len(coding.places)), [text.partition(" = ")[2] for text in coding.places])
     axes.set_xlim(-0.5, len(coding.places) - 0.5)
     axes.set_xlabel(coding.first)
