@@ -23,4 +23,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: (1 << 31) - 1, _M_TOP_PAD: 64 << 20}
-    return all([mallopt(key, value) == 1 for key, value in settings.items()])
+    accepted = [mallopt(key, value) == 1 for key, value in settings.items()]
+    return all(accepted)
