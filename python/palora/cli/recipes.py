@@ -9,7 +9,8 @@ def recipes() -> None:
     from palora.cli.console import say, table
     from palora.recipes import RECIPES
 
-    table(["recipe", ""], [[recipe.name, recipe.summary] for recipe in RECIPES.values()])
+    rows = [[recipe.name, recipe.summary, recipe.takes or "not measured"] for recipe in RECIPES.values()]
+    table(["recipe", "", "time"], rows)
     say()
     table(["method", ""], [[method.name, method.summary] for method in methods.METHODS.values()])
     say()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import replace
@@ -35,6 +36,9 @@ def train(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast).")] = None,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Data folder (else PALORA_DATA).")] = None,
     offset: Annotated[int | None, typer.Option(help="Corner of digit two: 6 (code) or 8 (paper).")] = None,
+    data_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the recipe's data: scale=2, limit=4000, …")
+    ] = None,
     expand: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Run whose model stays as it is and gets adapters.")
     ] = None,
@@ -48,6 +52,7 @@ def train(
         str | None, typer.Option(metavar="N", help="Most rays in one pass: a number, all, or auto (by free memory).")
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Run the step through torch.compile.")] = False,
+    divisions: Annotated[int | None, typer.Option(help="Divisions of the grid of rays to evaluate.")] = None,
     validate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Also save every so many steps.")] = None,
     control: Annotated[
@@ -79,12 +84,13 @@ def train(
         "limit": limit,
         "ray_chunk": int(ray_chunk) if ray_chunk and ray_chunk.isdigit() else ray_chunk,
         "compile": compile or None,
+        "divisions": divisions,
         "validate_every": validate_every,
         "checkpoint_every": checkpoint_every,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     given_options = {name: value for name, value in options.items() if value is not None}
-    given_data = {} if offset is None else {"offset": offset}
+    given_data = {**named_values(data_option or []), **({} if offset is None else {"offset": offset})}
     if resume:
         folder = out or default_folder(configure(recipe, given, given_options, given_data))
         config = configure_resumed(folder, recipe, given, given_options, given_data)
@@ -102,6 +108,20 @@ def train(
         go_on = f". Go on with: {resume_command(config, folder)}" if begun else " before training began."
         print(f"palora: {why}{go_on}", file=sys.stderr)
         raise typer.Exit(130) from None
+
+
+def named_values(words: list[str]) -> dict[str, Any]:
+    """["scale=2", "memory=false"] → {"scale": 2, "memory": False}: JSON where it is JSON, else text."""
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise PaloraError(f"--data-option should be NAME=VALUE. Found {word!r}.")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
 
 
 def configure(recipe: str, given: dict[str, Any], options: dict[str, Any], data_options: dict[str, Any]) -> RunConfig:

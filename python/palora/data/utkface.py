@@ -59,12 +59,15 @@ class _Faces:
         return self.faces[index].float().div_(255), tuple(target[index] for target in self.targets)
 
 
-def load(*, folder: Folder = None, seed: int = 0, progress: Progress | None = None) -> Dataset:
+def load(
+    *, folder: Folder = None, seed: int = 0, limit: int | None = None, progress: Progress | None = None
+) -> Dataset:
     """UTKFace: inputs (N, 3, 64, 64), targets age (N, 1) in standard deviations, gender and ethnicity (N,).
 
     Args:
         folder: data root, see `palora.data.folder.data_root`.
         seed: not used, the splits are fixed.
+        limit: use only the first so many training faces, and 1/7 and 2/7 as many for validation and testing.
         progress: called while pictures are decoded, which happens once: they are kept in the cache.
 
     Raises:
@@ -91,6 +94,11 @@ def load(*, folder: Folder = None, seed: int = 0, progress: Progress | None = No
     scaled = ((age - mean) / deviation).float().unsqueeze(1)
     read = _Faces(tensors["faces"], (scaled, labels[:, 1].long(), labels[:, 2].long()))
     parts = [Lazy(read, index) for index in (order[:first], order[first:second], order[second:])]
+    if limit is not None:
+        if not 7 <= limit <= first:
+            raise ValueError(f"`limit` should be a number of training faces in 7 … {first}, or None. Found {limit!r}.")
+        shares = [(limit * share) // SHARES[0] for share in SHARES]
+        parts = [part.take(min(share, len(part))) for part, share in zip(parts, shares, strict=True)]
     note = (
         f"UTKFace: {len(parts[0]):,} / {len(parts[1]):,} / {len(parts[2]):,} faces; an age of {mean:.1f} ± "
         f"{deviation:.1f} years is 0 ± 1."

@@ -11,6 +11,7 @@ from typing import Any
 from palora.errors import PaloraError
 
 PRECISIONS = ("fp32", "bf16")
+GRIDS = ("lattice", "sarcos")
 
 WHERE = ("data", "device", "ray_chunk", "checkpoint_every")
 """Settings of where and how a run is computed, not of what: they may differ when it is resumed."""
@@ -41,6 +42,8 @@ class RunConfig:
     precision: str = "fp32"
     divisions: int = 10
     """Divisions of the preference grid, for validation and evaluation (T = 2: divisions + 1 rays)."""
+    grid: str = "lattice"
+    """Which rays: "lattice", or "sarcos" (see `palora.engine.grids`)."""
     validate_every: int = 1
     reference: tuple[float, ...] | None = None
     """Reference point of the hypervolume on losses; None: ones."""
@@ -73,6 +76,8 @@ class RunConfig:
             raise ValueError(f"`lr` should be positive. Found {self.lr}.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"`seed` should lie in 0 … 2**32 - 1. Found {self.seed}.")
+        if self.grid not in GRIDS:
+            raise ValueError(f"`grid` should be {' or '.join(GRIDS)}. Found {self.grid!r}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"`precision` should be {' or '.join(PRECISIONS)}. Found {self.precision!r}.")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.engine.config import RunConfig
+from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
 from palora.engine.setup import Parts, assemble
 from palora.engine.state import load_checkpoint
@@ -57,7 +58,7 @@ def evaluate(
     parts = assemble(config, make_model)
     parts.model.load_state_dict(snapshot["model"])
 
-    grid = parts.method.evaluation_rays(config.divisions)
+    grid = grid_of(parts.method, config)
     more = missing_rays(grid) if len(grid) > 1 else grid[:0]
     chunk = snapshot["position"].get("sweep_chunk")
     everything = front_of(parts, config, getattr(parts.dataset, split), torch.cat([grid, more]), chunk)

@@ -15,6 +15,7 @@ from palora.engine.chunking import Losses, accumulate
 from palora.engine.config import RunConfig
 from palora.engine.expand import starting_model
 from palora.engine.finite import require_finite_losses, require_finite_weights
+from palora.engine.grids import grid_of
 from palora.engine.interrupt import Interrupted, StopSignals
 from palora.engine.losses import loss_fn
 from palora.engine.progress import Silent
@@ -127,7 +128,7 @@ def run_epochs(
         record = {"kind": "epoch", "epoch": epoch, "step": position.step, "losses": position.mean_losses()}
         hypervolume, improved = None, False
         if epoch % config.validate_every == 0 or epoch == config.epochs:
-            rays = method.evaluation_rays(config.divisions)
+            rays = grid_of(method, config)
             front = front_of(
                 parts, config, parts.dataset.validation, rays, position.sweep_chunk, check=leave_if_stopped
             )

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from palora.errors import PaloraError
-from palora.recipes import multimnist, multimnist_small
+from palora.recipes import (
+    census,
+    cityscapes,
+    fashion_and_mnist,
+    multi_fashion,
+    multimnist,
+    multimnist3,
+    multimnist_small,
+    nyuv2,
+    nyuv2_quarter,
+    sarcos,
+    sarcos_reduced,
+    utkface,
+    utkface_short,
+)
 from palora.recipes.recipe import Recipe
 from palora.suggest import unknown
 
@@ -12,6 +26,17 @@ RECIPES: dict[str, Recipe] = {
     for module in (
         multimnist,
         multimnist_small,
+        multimnist3,
+        multi_fashion,
+        fashion_and_mnist,
+        census,
+        sarcos,
+        sarcos_reduced,
+        utkface,
+        utkface_short,
+        cityscapes,
+        nyuv2,
+        nyuv2_quarter,
     )
 }
 

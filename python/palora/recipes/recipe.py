@@ -34,8 +34,11 @@ class Recipe:
     lr_milestones: tuple[int, ...] = ()
     lr_decay: float = 0.5
     divisions: int = 10
+    grid: str = "lattice"
     validate_every: int = 1
     reference: tuple[float, ...] | None = None
+    takes: str = ""
+    """How long a run took, of which method and on what; empty: not measured."""
 
     def configure(
         self,
