@@ -117,3 +117,25 @@ def test_the_same_result_every_time() -> None:
     for result in results[1:]:
         for got, want in zip(result, results[0], strict=True):
             assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("form", ["matricised", "loralib"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("groups, shared, bias", [(1, False, 1), (2, False, 2), (1, True, 0)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_merged_equals_the_definition(
+    form: str, layout: torch.memory_format, groups: int, shared: bool, bias: int, dtype: torch.dtype
+) -> None:
+    case = conv_case(3, 2, 4, 6, 2, 2, form=form, groups=groups, shared=shared, bias=bias)
+    for name in ("x", "weight"):
+        case[name] = case[name].to(memory_format=layout)
+    assert_equals_definition("conv2d", case, dtype, "merged", "native", shared=shared, groups=groups, padding=1)
+
+
+@pytest.mark.parametrize("M, n", [(1, 3), (6, 1), (3, 0)])
+@pytest.mark.parametrize("weight", [True, False])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+def test_merged_batch_sizes(M: int, n: int, weight: bool, kernel: tuple[int, int]) -> None:
+    case = conv_case(M, n, 2, 3, 3, 1, kernel=kernel, weight=weight)
+    case["x"] = case["x"].to(memory_format=torch.channels_last)
+    assert_equals_definition("conv2d", case, torch.float64, "merged", "native")

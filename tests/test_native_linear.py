@@ -17,7 +17,7 @@ SHAPES = [  # M, n, K, O, T, r
     (3, 1, 8, 9, 7, 3),
     (11, 2, 1, 1, 2, 5),
     (4, 0, 6, 3, 2, 2),
-    (2, 5, 33, 17, 4, 20),
+    (2, 5, 33, 17, 4, 20),  # above the fused rank
     (3, 7, 130, 65, 2, 1),
     (2, 131, 64, 96, 2, 2),
     (7, 37, 50, 10, 2, 1),
@@ -48,7 +48,7 @@ def test_lower_precision(
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("r", [2, 9])
+@pytest.mark.parametrize("r", [2, 30])
 def test_gradcheck(shared: bool, r: int) -> None:
     case = convert(linear_case(3, 2, 4, 3, 2, r, shared=shared, bias=2), torch.float64)
     with pk.force_plan(linear="factored"):
@@ -77,7 +77,7 @@ def test_strides_of_inputs_and_of_the_gradient(r: int) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "A", "lam"])
-@pytest.mark.parametrize("r", [1, 9])
+@pytest.mark.parametrize("r", [1, 9, 30])
 @pytest.mark.parametrize("shared", [False, True])
 def test_one_gradient_at_a_time(wanted: str, r: int, shared: bool) -> None:
     case = linear_case(3, 4, 33, 18, 2, r, shared=shared)

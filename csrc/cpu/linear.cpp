@@ -13,7 +13,7 @@
 namespace palora {
 namespace {
 
-constexpr int64_t FUSED_RANK = 16;
+constexpr int64_t FUSED_RANK = 48;
 
 struct Sizes {
   int64_t rays, n, tasks, r, R, K, O;

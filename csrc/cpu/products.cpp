@@ -27,7 +27,7 @@ const std::optional<c10::TypedOperatorHandle<Pointwise>>& onednn() {
 Tensor product(const Tensor& x, const Tensor& w, const OptionalTensor& bias) {
   int64_t rows = x.size(0), outputs = w.size(0), inner = x.size(1);
   bool large = rows * outputs * int64_t(x.element_size()) > (int64_t(32) << 20);
-  bool onednn_wins = x.scalar_type() == at::kFloat && rows > 1 && outputs >= 64 && inner >= 32 && !large;
+  bool onednn_wins = x.scalar_type() == at::kFloat && !large && rows * outputs * inner > (int64_t(1) << 23);
   if (onednn_wins && onednn()) return onednn()->call(x, w, bias, "none", c10::List<std::optional<at::Scalar>>(), "");
   Tensor y = empty_result({rows, outputs}, x.scalar_type());
   if (bias.has_value())

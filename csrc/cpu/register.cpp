@@ -1,9 +1,14 @@
 // The operators of the extension, under the dispatch key CPU. palora_kernels/native/ calls them behind palora's own ops,
 // which bring autograd, shapes for the compiler and checked arguments.
+//
+// The files that use torch are one translation unit: its headers are most of the time that the build takes.
 #include <torch/library.h>
 
-#include "conv.h"
-#include "linear.h"
+#include "common.cpp"
+#include "conv.cpp"
+#include "linear.cpp"
+#include "merge.cpp"
+#include "products.cpp"
 
 namespace palora {
 namespace {
@@ -32,6 +37,11 @@ TORCH_LIBRARY(palora_native, library) {
   library.def(
       "basis_conv_backward(Tensor grad, Tensor x, Tensor c, int[2] kernel, int[2] stride, int[2] padding, "
       "int[2] dilation) -> (Tensor, Tensor)");
+  library.def(
+      "merge_rows(Tensor? weight, Tensor A, Tensor B, Tensor columns, ScalarType dtype) -> Tensor");
+  library.def(
+      "pull_rows(Tensor grad, Tensor A, Tensor B, Tensor columns, Tensor(a!) weight, Tensor(b!) A_sum, "
+      "Tensor(c!) B_sum) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
@@ -39,6 +49,8 @@ TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("linear_backward", &linear_backward_boxed);
   library.impl("basis_conv", &basis_conv);
   library.impl("basis_conv_backward", &basis_conv_backward);
+  library.impl("merge_rows", &merge_rows);
+  library.impl("pull_rows", &pull_rows);
 }
 
 }  // namespace palora

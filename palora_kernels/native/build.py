@@ -17,6 +17,7 @@ from typing import Any
 
 FLAGS = ["-std=c++20", "-O3", "-fopenmp", "-ffp-contract=fast", "-DAT_PARALLEL_OPENMP=1"]
 LINK_FLAGS = ["-fopenmp"]
+UNITS = ("register", "dispatch", "kernels_avx512", "kernels_avx2", "kernels_baseline")  # what the compiler is called on
 FORCE = "PALORA_BUILD_NATIVE"
 _HERE = Path(__file__).resolve().parent
 
@@ -31,7 +32,7 @@ def source_folder() -> Path | None:
 
 def sources() -> list[Path]:
     folder = source_folder()
-    return [] if folder is None else sorted((folder / "cpu").glob("*.cpp"))
+    return [] if folder is None else [folder / "cpu" / f"{unit}.cpp" for unit in UNITS]
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """The native plans of `conv2d` and `conv2d_delta`.
 
 ``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row, combined into
-M rows while they are in cache. The other plans are the eager ones; their convolutions are oneDNN's.
+M rows while they are in cache. ``merged`` is the eager plan with merging and pulling back in C++. The convolutions of all
+other plans are oneDNN's.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from palora_kernels.eager import conv as eager_conv
-from palora_kernels.eager.conv import Geometry, merged_backward
-from palora_kernels.eager.factors import Factors, Needs
+from palora_kernels.eager.conv import Geometry, _bias_of, _place, _ray
+from palora_kernels.eager.factors import Factors, LowRank, Needs
 from palora_kernels.eager.linear import Gradients, _coefficients
+from palora_kernels.native.factors import NativeGradients, NativeLowRank
 from palora_kernels.reference import opmath_dtype
 
 
@@ -20,6 +22,73 @@ def _elements(weight: Tensor | None, factors: Factors) -> Tensor:
     """(E, O, C, kh, kw): the common kernel, if any, and the T deltas."""
     deltas = factors.deltas()
     return deltas if weight is None else torch.cat([weight[None], deltas])
+
+
+def merged_forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    factors: Factors,
+    lam: Tensor,
+    shared: bool,
+    conv: Geometry,
+    layout: torch.memory_format,
+) -> Tensor:
+    if not isinstance(factors, LowRank):
+        return eager_conv.merged_forward(x, weight, bias, factors, lam, shared, conv, layout)
+    rays, native = lam.shape[0], NativeLowRank(factors, layout)
+    x, base = x.contiguous(memory_format=layout), native.base(weight)
+    n = x.shape[0] if shared else x.shape[0] // rays
+    y = eager_conv._empty(x, [rays * n, factors.shape[0], *conv.output_size(x, factors.shape[2:])], layout)
+    for m in range(rays):
+        part = conv.forward(_ray(x, m, rays, shared), native.merged_onto(base, lam[m]), _bias_of(bias, m))
+        if rays == 1:
+            return part.contiguous(memory_format=layout)
+        _ray(y, m, rays).copy_(part)
+    return y
+
+
+def merged_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    factors: Factors,
+    lam: Tensor,
+    bias_dims: int,
+    shared: bool,
+    needs: Needs,
+    conv: Geometry,
+    layout: torch.memory_format,
+) -> Gradients:
+    if not isinstance(factors, LowRank):
+        return eager_conv.merged_backward(
+            grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout
+        )
+    rays, native = lam.shape[0], NativeLowRank(factors, layout)
+    grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
+    base, sums = native.base(weight), NativeGradients(native, lam, needs)
+    dx: Tensor | None = None
+    biases: list[Tensor] = []
+    for m in range(rays):
+        dx_m, dkernel, dbias_m = conv.backward(
+            _ray(grad, m, rays),
+            _ray(x, m, rays, shared),
+            native.merged_onto(base, lam[m]),
+            needs.x,
+            sums.wanted,
+            needs.bias,
+        )
+        if sums.wanted:
+            sums.add_ray(m, dkernel)
+        if needs.x:
+            dx = _place(dx, dx_m, x, m, rays, shared, layout)
+        if needs.bias:
+            biases.append(dbias_m)
+    dbias: Tensor | None = None
+    if needs.bias:
+        dbias = torch.stack(biases) if bias_dims == 2 else torch.stack(biases).sum(0)
+    dweight, dfactors, dlam = sums.results()
+    return dx, dweight, dbias, dfactors, dlam
 
 
 def direct_forward(
@@ -83,5 +152,5 @@ def direct_backward(
     return None, dweight, dbias.to(x.dtype) if needs.bias else None, dfactors, dlam
 
 
-FORWARD = {**eager_conv.FORWARD, "direct": direct_forward}
-BACKWARD = {**eager_conv.BACKWARD, "direct": direct_backward}
+FORWARD = {**eager_conv.FORWARD, "merged": merged_forward, "direct": direct_forward}
+BACKWARD = {**eager_conv.BACKWARD, "merged": merged_backward, "direct": direct_backward}
