@@ -80,7 +80,7 @@ def test_epochs_and_learning_rate_follow_the_recipe_and_the_run(trained: Path) -
     assert final_lr(halved) == 1e-3 / 4
 
 
-@pytest.mark.parametrize("name", [n for n in methods.names() if n not in ("stl", "cosmos", "rotograd")])
+@pytest.mark.parametrize("name", [n for n in methods.names() if n not in ("stl", "cosmos")])
 def test_a_checkpoint_of_any_method_with_one_model(name: str, tmp_path: Path) -> None:
     """Not trained: a checkpoint of the method's first moment, and what it makes of the centre."""
     config = tiny(method=name)
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_any_method_with_one_model(name: str, tmp_path: Path) ->
             torch.testing.assert_close(y, z[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["stl", "cosmos", "rotograd"])
+@pytest.mark.parametrize("name", ["stl", "cosmos"])
 def test_methods_without_one_plain_model_are_refused(name: str, tmp_path: Path) -> None:
     config = tiny(method=name)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)

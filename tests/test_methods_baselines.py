@@ -303,6 +303,17 @@ def test_rotograd_gives_the_trunk_gradients_of_equal_norm() -> None:
     assert rates == [(len(list(model.parameters())) - 2, 1.0), (2, pytest.approx(0.1))]
 
 
+def test_rotograd_leaves_a_plain_model() -> None:
+    """R_t goes into the head's first layer: W R_t z."""
+    method, model, x = roto()
+    plain = method.plain(model)
+    assert type(plain) is LeNet
+    assert plain.state_dict().keys() == LeNet().state_dict().keys()
+    for found, expected in zip(plain(x), model(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(plain.heads[0].fc1.weight, model.heads[0].fc1.weight)
+
+
 def test_rotograd_says_what_it_needs() -> None:
     with pytest.raises(PaloraError, match="Linear has no `trunk` and `heads`"):
         methods.build("rotograd", 2).adapt(nn.Linear(2, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,12 @@ class Rotated(nn.Module):
     R_t z of the last pass in training are kept for :meth:`RotoGrad.backward`, which does.
     """
 
+    original: nn.Module
+
     def __init__(self, model: nn.Module, tasks: int, size: int) -> None:
         super().__init__()
         self.trunk, self.heads = parts(model)
+        object.__setattr__(self, "original", model)  # its parts are registered above, once
         width = min(size, head_width(self.heads[0]))
         self.skew = nn.ParameterList(torch.zeros(width, width) for _ in range(tasks))
         self.features: Tensor | None = None
@@ -49,6 +53,18 @@ class Rotated(nn.Module):
         if torch.is_grad_enabled():
             self.features, self.views = features, views
         return tuple(head(view) for head, view in zip(self.heads, views, strict=True))
+
+    def folded(self) -> nn.Module | None:
+        """A copy of the original model with each R_t multiplied into its head; None if a head does not begin with a
+        layer that could take it."""
+        model = copy.deepcopy(self.original)
+        for t, head in enumerate(parts(model)[1]):
+            first = next(module for module in head.modules() if not list(module.children()))
+            if not isinstance(first, (nn.Linear, nn.Conv2d)) or getattr(first, "groups", 1) != 1:
+                return None
+            with torch.no_grad():
+                first.weight.copy_(rotate(first.weight, self.rotation(t).T))
+        return model
 
 
 class RotoGrad(SinglePoint):
@@ -70,6 +86,10 @@ class RotoGrad(SinglePoint):
 
     def adapt(self, model: nn.Module) -> nn.Module:
         return Rotated(model, self.tasks, self.options.rotation_size)
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        assert isinstance(model, Rotated)
+        return model.folded() or model
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, Any]]:
         assert isinstance(model, Rotated)
@@ -107,9 +127,7 @@ class RotoGrad(SinglePoint):
     def align(self, model: Rotated, turned: list[Tensor], original: list[Tensor], norms: Tensor) -> None:
         """Gradients of the rotations."""
         size = (sum(original) / self.tasks).norm()  # type: ignore[union-attr]
-        target = (
-            sum(size / norm * gradient for gradient, norm in zip(original, norms, strict=True)) / self.tasks
-        )
+        target = sum(size / norm * gradient for gradient, norm in zip(original, norms, strict=True)) / self.tasks
         for t, gradient in enumerate(turned):
             distance = (rotate(target, model.rotation(t)) - gradient).square()  # type: ignore[arg-type]
             (distance.sum() / len(distance)).backward()
