@@ -18,7 +18,7 @@ from palora.data import Batches
 from palora.engine import train
 from palora.engine.setup import assemble
 from palora.engine.state import load_checkpoint
-from palora.engine.trainer import initial_state, losses_of
+from palora.engine.trainer import forward_pass, initial_state, losses_of
 from palora.errors import PaloraError
 from palora.models import LeNet
 
@@ -39,7 +39,7 @@ def step_gradients(config: Any) -> tuple[Any, dict[str, Tensor]]:
     inputs, targets = batch()
     rays = parts.method.rays(0.5)
     parts.model.train()
-    losses = losses_of(parts, config, inputs, targets)(rays)
+    losses = losses_of(parts, forward_pass(parts, config), inputs, targets)(rays)
     parts.method.backward(parts.model, losses, rays)
     return parts, {name: p.grad for name, p in parts.model.named_parameters()}
 
@@ -65,7 +65,7 @@ def test_palora_is_the_sum_over_rays_of_the_weighted_losses() -> None:
     inputs, targets = batch()
     rays = parts.method.rays(0.9)
     assert rays.shape == (4, 2)
-    losses = losses_of(parts, config, inputs, targets)(rays)
+    losses = losses_of(parts, forward_pass(parts, config), inputs, targets)(rays)
     parts.method.backward(parts.model, losses, rays)
     total: dict[str, Tensor] = {}
     for m, ray in enumerate(rays):

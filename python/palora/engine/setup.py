@@ -49,9 +49,11 @@ def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = Non
     seed_everything(config.seed)
     model = make_model() if make_model else models.build(config.model, **config.model_options)
     model = method.adapt(model).to(device)
-    channels_last = device.type in ("cpu", "cuda") and any(p.dim() == 4 for p in model.parameters())
+    channels_last = device.type in ("cpu", "cuda") and any(isinstance(m, nn.Conv2d) for m in model.modules())
     if channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for parameter in model.parameters():
+            if parameter.dim() == 4:  # an ensemble's kernels have a dimension more, which no such format has
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False  # its choice of algorithm would differ from run to run
         torch.backends.cudnn.deterministic = True
