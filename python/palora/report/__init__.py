@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from palora.report.curves import convergence_figure, hypervolume_figure
 from palora.report.figures import front_figure
+from palora.report.parallel import parallel_figure
+from palora.report.rays import lattice_figure
+from palora.report.scenes import scene_figure
+from palora.report.solid import space_figure
 
-__all__ = ["front_figure"]
+__all__ = [
+    "convergence_figure",
+    "front_figure",
+    "hypervolume_figure",
+    "lattice_figure",
+    "parallel_figure",
+    "scene_figure",
+    "space_figure",
+]

@@ -1,0 +1,111 @@
+"""Every figure that fits a set of finished runs of one recipe, drawn into a folder.
+
+python -m palora.report.from_runs OUT palora=RUN,RUN pamal=RUN ls=RUN [--format pdf] [--scene 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from palora.engine import RunConfig
+from palora.engine.grids import grid_of
+from palora.engine.run import RunFolder
+from palora.engine.setup import assemble
+from palora.engine.state import load_checkpoint
+from palora.errors import PaloraError
+from palora.evaluation import Front
+from palora.rays import simplex_grid
+from palora.report.curves import convergence_figure, hypervolume_figure
+from palora.report.figures import front_figure
+from palora.report.parallel import parallel_figure
+from palora.report.saving import Where
+from palora.report.scenes import scene_figure
+from palora.report.solid import space_figure
+
+
+def draw_runs(runs: Mapping[str, Sequence[Path]], out: Path, kind: str = "png", scene: int | None = None) -> list[Path]:
+    """Draw what fits: hypervolume and convergence curves, the front, for three tasks the front in space, for four
+    and more parallel coordinates, and with `scene`, test picture number `scene` of dense tasks along the rays.
+
+    Args:
+        runs: method → evaluated run folders, one a seed. Runs with one ray are shown as points.
+        out: folder, made if need be.
+        kind: "png", "pdf" or "svg".
+
+    Returns the files. PaloraError for a folder that is no evaluated run.
+    """
+    fronts = {name: [Front.load(RunFolder(run).front_file) for run in folders] for name, folders in runs.items()}
+    curves = {name: several for name, several in fronts.items() if len(several[0]) > 1}
+    points = {name: several for name, several in fronts.items() if len(several[0]) == 1}
+    drawn: list[Path] = []
+
+    def path(name: str) -> Path:
+        drawn.append(out / f"{name}.{kind}")
+        return drawn[-1]
+
+    hypervolume_figure(dict(runs), path("hypervolume"))
+    convergence_figure(dict(runs), path("convergence"))
+    tasks = len(next(iter(fronts.values()))[0].tasks)
+    if curves:
+        front_figure(curves, path("front"), points=points)
+        if tasks == 3:
+            space_figure(curves, path("space"), points=points)
+        if tasks > 3:
+            parallel_figure(curves, path("parallel"), points=points)
+    if scene is not None:
+        for name, folders in runs.items():
+            run_scene(folders[0], path(f"scene-{name}"), scene)
+    return drawn
+
+
+def run_scene(folder: Path, path: Where = None, sample: int = 0, data: str | None = None) -> None:
+    """Test picture `sample` through a trained dense model at a few rays (see `palora.report.scenes`)."""
+    run = RunFolder(folder)
+    config = RunConfig.read(run.config_file)
+    config = replace(config, data=data or config.data)
+    parts = assemble(config)
+    parts.model.load_state_dict(load_checkpoint(run.last)["model"])
+    parts.model.eval()
+    if not 0 <= sample < len(parts.dataset.test):
+        raise PaloraError(f"`scene` should be a test picture in 0 … {len(parts.dataset.test) - 1}. Found {sample}.")
+    inputs, targets = parts.dataset.test.rows(torch.tensor([sample]))
+    if targets[0].dim() < 3:
+        raise PaloraError(f"{config.dataset} has no dense tasks: there is no scene to draw.")
+    tasks = [task.name for task in parts.dataset.tasks]
+    rays = grid_of(parts.method, config)
+    if len(rays) > 1:
+        rays = simplex_grid(len(tasks), 4 if len(tasks) == 2 else 2)
+    answers = []
+    with torch.no_grad():
+        for ray in rays:  # one at a time: pictures are large
+            outputs = parts.method.forward(parts.model, parts.place(inputs), ray[None].to(parts.device))
+            answers.append([output[0, 0].float().cpu() for output in outputs])
+    stacked = [torch.stack(column) for column in zip(*answers, strict=True)]
+    scene_figure(inputs[0], [target[0] for target in targets], stacked, rays, tasks, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="METHOD=RUN[,RUN…]")
+    parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"))
+    parser.add_argument("--scene", type=int)
+    given = parser.parse_args()
+    runs = {}
+    for word in given.runs:
+        name, _, folders = word.partition("=")
+        runs[name] = [Path(folder) for folder in folders.split(",")]
+    try:
+        for path in draw_runs(runs, given.out, given.format, given.scene):
+            print(path)
+    except PaloraError as error:
+        parser.exit(1, f"palora: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
