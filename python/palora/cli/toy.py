@@ -64,6 +64,8 @@ def toy(
     )
     say()
     say("IGD+ to the whole front, and the gap of the worst point behind it: in units of the front's sides.")
+    if "stl" in names:
+        say("stl has a θ for each task: its points may lie beyond what one θ can reach.")
     write_atomically(out / "toy.json", json.dumps(numbers, indent=1) + "\n")
     pictures = [out / f"toy.{kind}" for kind in ("png", "pdf")]
     for path in pictures:

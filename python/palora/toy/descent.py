@@ -22,6 +22,9 @@ UNSUITED = {
 }
 """Methods that have nothing to work on here, and why."""
 
+SLOWER = {"phn-ls": 0.1}
+"""Factors of the learning rate: what is right for θ itself is too much for a network that makes θ."""
+
 DIVISIONS = 40
 """Divisions of the grid of rays that is evaluated."""
 
@@ -98,7 +101,7 @@ def descend(
     torch.manual_seed(seed)
     method = methods.build(name, 2, options, seed)
     model = method.adapt(Point(start))
-    groups = method.parameter_groups(model, lr)
+    groups = method.parameter_groups(model, lr * SLOWER.get(name, 1.0))
     rates = [group["lr"] for group in groups]
     optimiser = torch.optim.Adam(groups, lr=lr)
     grid = method.evaluation_rays(DIVISIONS)
