@@ -96,7 +96,7 @@ def test_published_weights_load_whole() -> None:
 
 
 def example() -> ModuleType:
-    file = Path(__file__).parent.parent / "examples" / "expand_pretrained.py"
+    file = Path(__file__).parent.parent / "docs" / "examples" / "expand_pretrained.py"
     spec = importlib.util.spec_from_file_location("expand_pretrained", file)
     assert spec is not None
     assert spec.loader is not None

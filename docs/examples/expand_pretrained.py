@@ -1,6 +1,6 @@
 """A Pareto front around a network that somebody else trained: CIFAR-10's ResNet-20, age and gender of a face.
 
-    python examples/expand_pretrained.py --data DIR
+    python docs/examples/expand_pretrained.py --data DIR
 
 DIR (default: PALORA_DATA) holds utkface/ (the faces) and pretrained/resnet20-12fca82f.th (the weights, from
 github.com/akamaster/pytorch_resnet_cifar10). First the two new heads learn on the trunk as it is, with equal weights:
