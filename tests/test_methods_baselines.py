@@ -125,6 +125,11 @@ def test_cagrad_solves_the_primal_problem(c: float) -> None:
     assert torch.equal(heads, torch.ones(TASKS, dtype=torch.float64))
 
 
+def test_cagrad_goes_on_when_a_task_is_solved() -> None:
+    pulls = torch.tensor([[1.0, 2.0, 0, 0, 0], [0.0] * 5])
+    torch.testing.assert_close(update("cagrad", pulls)[0], pulls.sum(0) / (1 + 0.4**2))
+
+
 @pytest.mark.parametrize("tasks", [2, 3, 7])
 def test_nash_solves_the_bargaining_equation(tasks: int) -> None:
     pulls = torch.randn(tasks, 9, generator=torch.Generator().manual_seed(tasks), dtype=torch.float64)

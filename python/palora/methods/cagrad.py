@@ -28,7 +28,8 @@ class CAGrad(Aggregated):
 
     The dual, min over the simplex of ⟨g_w, g_0⟩ + c‖g_0‖‖g_w‖ with g_w = Σ_t w_t g_t, is solved by TorchJD's
     `CAGradWeighting` (CVXPY with Clarabel). The update is T·d/(1 + c²): on the scale of the sum of losses, by
-    which the heads are trained, and rescaled as in the authors' code.
+    which the heads are trained, and rescaled as in the authors' code. Where g_w vanishes (a task is solved) it is
+    g_0 that remains, again as in their code; TorchJD would stop there.
     """
 
     name = "cagrad"
@@ -41,5 +42,7 @@ class CAGrad(Aggregated):
         self.solve = need(self.name, "torchjd.aggregation").CAGradWeighting(c=self.options.c)
 
     def weigh(self, gramian: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
-        weights = self.solve(gramian) * self.tasks / (1 + self.options.c**2)
-        return weights, torch.ones(self.tasks)
+        weights = self.solve(gramian)
+        if not weights.any():
+            weights = torch.full_like(weights, 1 / self.tasks)
+        return weights * self.tasks / (1 + self.options.c**2), torch.ones(self.tasks)
