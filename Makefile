@@ -16,7 +16,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 # A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again; what was stopped
 # before its first checkpoint begins anew.
-DEMO_RUN := runs/demo
+DEMO := runs/demo
+demo_run = @test -e $(DEMO)/$(1)/checkpoints/last.pt || rm -rf $(DEMO)/$(1); \
+	$(BIN)/palora train multimnist-small --method $(1) --out $(DEMO)/$(1) \
+	$$(test -e $(DEMO)/$(1)/checkpoints/last.pt && echo --resume) $(ARGS)
 MAKE_VENV := $(PYTHON) .ci/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) $(VENV)
 
 # `make demo` installs only what a run needs, the other targets add the tools; both again when the pins change.
@@ -25,7 +28,7 @@ READY_TO_DEVELOP := $(VENV)/.ready-to-develop
 METADATA := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full lint clean
+.PHONY: help venv demo test test-full bench lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -33,14 +36,19 @@ help: ## list the targets
 venv: $(READY_TO_DEVELOP) ## make .venv with palora, the test tools and the linters
 
 demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits and draw it: minutes on two CPU cores
-	@test -e $(DEMO_RUN)/checkpoints/last.pt || rm -rf $(DEMO_RUN)
-	@$(BIN)/palora train multimnist-small --out $(DEMO_RUN) $(if $(wildcard $(DEMO_RUN)/checkpoints/last.pt),--resume) $(ARGS)
+	@echo "First the control, one plain model (linear scalarisation):"
+	$(call demo_run,ls)
+	@echo; echo "Now the front, one PaLoRA model:"
+	$(call demo_run,palora)
 
 test: $(READY_TO_DEVELOP) ## run the fast tests
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-full: $(READY_TO_DEVELOP) ## run all tests, the slow ones too
 	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY_TO_DEVELOP) ## time ours, the authors' way and the plain model on this machine
+	@$(BIN)/palora bench $(ARGS)
 
 lint: $(READY_TO_DEVELOP) ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
@@ -53,8 +61,10 @@ clean: ## remove .venv, caches and build leftovers; runs/ stays
 
 $(READY_TO_RUN): $(METADATA)
 	@$(MAKE_VENV)
+	@$(BIN)/python -m palora_kernels.native
 	@touch $@
 
 $(READY_TO_DEVELOP): $(METADATA)
 	@$(MAKE_VENV) test lint methods
+	@$(BIN)/python -m palora_kernels.native
 	@touch $(READY_TO_RUN) $@
