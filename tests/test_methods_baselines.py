@@ -31,6 +31,9 @@ class Bowls(nn.Module):
         self.unused = nn.Parameter(torch.zeros(1))
         self.pulls = pulls
 
+    def shared_parameters(self) -> list[nn.Parameter]:
+        return [self.shared]
+
     def losses(self) -> Tensor:
         """(1, T): ⟨pull_t, w⟩ + |h_t|²/2 + 1, whose gradients are pull_t and h_t = (1, 1)."""
         rows = [pull @ self.shared + h @ h / 2 + 1 for pull, h in zip(self.pulls, self.heads, strict=True)]
