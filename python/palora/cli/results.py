@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
         numbers = ", ".join(f"{column} {values[0]:.4f}" for column, values in columns(point).items())
         say(f"{'control ' + name:<20} {numbers}")
     say()
+    line("peak memory", peak_memory())
     say(f"{'run folder':<20} {folder}")
     say(f"{'numbers':<20} {result.run.front_file}")
     say(f"{'picture':<20} {', '.join(map(str, pictures))}")
@@ -112,6 +114,23 @@ def read_front(run: Path) -> Front:
     if len(front) != 1:
         raise PaloraError(f"A control is a single point; {run} holds a front of {len(front)} rays.")
     return front
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held so far, on the machine and on the GPU."""
+    import torch
+
+    found = []
+    try:
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
+        found.append(f"{most / (2**30 if sys.platform == 'darwin' else 2**20):.2f} GiB")
+    except ImportError:  # not on Windows
+        pass
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found.append(f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU")
+    return ", ".join(found) or "unknown"
 
 
 def line(label: str, text: str) -> None:

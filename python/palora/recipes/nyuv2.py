@@ -11,7 +11,8 @@ RECIPE = Recipe(
         "PaLoRA paper, Sec. 5.3 and App. B: Adam 1e-4, halved after 100 of 200 epochs, batch 2, r = 4, M = 6, gradient "
         "balancing. Normals: cosine loss as in the code of Nash-MTL, whose settings the paper names; its own code has "
         "the L1 distance (--data-option normal_loss=l1). The losses average over the valid pixels of each image, in "
-        "the authors' code over those of each batch."
+        "the authors' code over those of each batch. The reference point of the hypervolume is ours: the papers have "
+        "none."
     ),
     dataset="nyuv2",
     dataset_options={"augment": True, "scale": 1, "normal_loss": "cosine", "memory": None},
@@ -26,4 +27,5 @@ RECIPE = Recipe(
     lr=1e-4,
     lr_milestones=(100,),
     validate_every=20,
+    reference=(3.0, 3.0, 2.0),
 )
