@@ -74,6 +74,7 @@ def _frame(axes: Any, names: list[str], values: Tensor, title: str) -> None:
         getattr(axes, f"set_{axis}lim")(start, end)
         axes.tick_params(axis=axis, pad=-2, labelsize=6)
         getattr(axes, f"{axis}axis").set_major_locator(MaxNLocator(4))
+        getattr(axes, f"{axis}axis").get_major_formatter().set_useOffset(False)
     axes.view_init(elev=24, azim=38)
     axes.set_box_aspect(None, zoom=0.88)
     if title:
