@@ -10,7 +10,8 @@ from setuptools import find_packages, setup
 _spec = importlib.util.spec_from_file_location(
     "palora_native_build", Path(__file__).parent / "palora_kernels" / "native" / "build.py"
 )
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 build = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(build)
 

@@ -91,7 +91,7 @@ def linear(
     else:
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         R = A.shape[0] * A.shape[2]
-        plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared)
+        plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name)
         y, _ = torch.ops.palora.linear(rows, weight, bias, A, B, lam, shared, f"{name}.{plan}")
     return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], A.shape[1])
 
@@ -204,7 +204,7 @@ def conv2d(
     name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared)
-    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, groups, shared, A.shape[1] == shape[0]))
+    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared, A))
     return torch.ops.palora.conv2d(
         x, weight, bias, A, B, lam, shape, *geometry, groups, shared, f"{name}.{plan}"
     )
@@ -242,7 +242,7 @@ def conv2d_delta(
     name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared)
-    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, groups, shared), "conv2d_delta")
+    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared), "conv2d_delta")
     return torch.ops.palora.conv2d_delta(
         x, weight, bias, D, lam, *geometry, groups, shared, f"{name}.{plan}"
     )
@@ -254,20 +254,28 @@ def _conv_call(
     weight: Tensor | None,
     shape: list[int],
     lam: Tensor,
+    geometry: tuple[list[int], list[int], list[int]],
     groups: int,
     shared: bool,
-    matricised: bool = False,
+    A: Tensor | None = None,
 ) -> plans.Conv:
     rays, tasks = lam.shape
+    stride, padding, dilation = geometry
+    height, width = (
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
     return plans.Conv(
         backend=backend,
         rays=rays,
         n=x.shape[0] if shared else x.shape[0] // rays,
+        positions=height * width,
         K=shape[1] * shape[2] * shape[3],
+        O=shape[0],
+        R=0 if A is None else tasks * A.shape[2],
         elements=tasks + (weight is not None),
         groups=groups,
         shared=shared,
-        matricised=matricised,
+        matricised=A is not None and A.shape[1] == shape[0],
     )
 
 

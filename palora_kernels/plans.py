@@ -39,12 +39,14 @@ def force(**algorithms: str) -> Iterator[None]:
         _FORCED.update(before)
 
 
-def linear(rays: int, n: int, K: int, O: int, R: int, shared: bool) -> str:
+def linear(rays: int, n: int, K: int, O: int, R: int, shared: bool, backend: str = "eager") -> str:
     """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product."""
     if "linear" in _FORCED:
         return _FORCED["linear"]
     if shared:
         return "factored"  # one base product and one S for all rays: nothing to gain from M weights
+    if backend == "native" and R < 48:
+        return "factored"  # in passes that cost next to nothing beside the product
     if n * (K + O) > 2 * K * O and R * (K + O) > 0.15 * K * O:
         return "merged"
     return "factored"
@@ -67,7 +69,10 @@ class Conv:
     backend: str
     rays: int
     n: int  # rows of one ray
+    positions: int  # Ho*Wo
     K: int  # C/groups*kh*kw, the products behind one output value
+    O: int
+    R: int  # columns of all factors together; 0 for dense deltas
     elements: int  # T+1, or T without a common part
     groups: int
     shared: bool
@@ -86,11 +91,13 @@ def conv2d(call: Conv, op: str = "conv2d") -> str:
         return _FORCED[op] if call.offers(_FORCED[op]) else "merged"
     if call.offers("direct") and call.K <= 32 and call.rays > 1:
         return "direct"
-    if call.offers("factored") and not call.shared and call.n <= 2 and call.rays > 4:
-        return "factored"
     if not call.shared:
-        # A call per ray on one or two images leaves most cores idle; T+1 calls on all rows do not.
-        return "basis" if call.n <= 2 and call.rays > 4 * call.elements else "merged"
+        # A ray's weight is merged, reordered and pulled back for n*positions rows: too much where those are few.
+        rows = call.n * call.positions
+        little = rows * call.K * call.O < 4_000_000  # so little work a ray that calls are most of it
+        if call.offers("factored") and call.rays > 1 and 4 * call.R <= call.O and (little or rows <= call.K):
+            return "factored"
+        return "basis" if little and call.rays > 4 * call.elements else "merged"
     # Combining E maps into M costs a pass over M+E maps, about 40 multiply-adds a value.
     gain = (call.rays - call.elements) * call.K
     return "basis" if gain > 40 * (call.rays + call.elements) else "merged"

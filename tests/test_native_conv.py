@@ -61,7 +61,10 @@ def test_direct_equals_the_definition(
     _check(op, case, torch.float64, x_needs_gradient, **geometry)
 
 
-@pytest.mark.parametrize("M, n, C, O, T", [(1, 3, 1, 1, 1), (5, 4, 1, 10, 2), (3, 2, 2, 17, 3), (2, 0, 1, 4, 2), (7, 1, 3, 33, 2)])
+@pytest.mark.parametrize(
+    "M, n, C, O, T",
+    [(1, 3, 1, 1, 1), (5, 4, 1, 10, 2), (3, 2, 2, 17, 3), (2, 0, 1, 4, 2), (7, 1, 3, 33, 2)],
+)
 @pytest.mark.parametrize("bias", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_sizes_biases_and_dtypes(M: int, n: int, C: int, O: int, T: int, bias: int, dtype: torch.dtype) -> None:

@@ -1,6 +1,7 @@
 """How the C++ extension is built: one description for setup.py and for building on first use.
 
-setup.py imports this file by its path, so it imports torch only where torch is really needed, and nothing of this package.
+setup.py imports this file by its path, so it imports torch only where torch is really needed, and nothing of this
+package.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The native plans of `conv2d` and `conv2d_delta`.
 
 ``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row, combined into
-M rows while they are in cache. ``merged`` is the eager plan with merging and pulling back in C++. The convolutions of all
-other plans are oneDNN's.
+M rows while they are in cache. ``merged`` is the eager plan with merging and pulling back in C++. The convolutions of
+all other plans are oneDNN's.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from palora_kernels.eager.factors import LowRank, Needs
 class NativeLowRank(LowRank):
     """`LowRank` for one memory layout of the merged weight.
 
-    In channels_last the matricised product is formed with B's columns in the order (kh, kw, C), so that the merged kernel
-    comes out in place; the loralib form mixes rows and columns and is formed in the plain order, then copied.
+    In channels_last the matricised product is formed with B's columns in the order (kh, kw, C), so that the merged
+    kernel comes out in place; the loralib form mixes rows and columns and is formed in the plain order, then copied.
     """
 
     def __init__(self, factors: LowRank, layout: torch.memory_format) -> None:

@@ -1,4 +1,4 @@
-"""The native plans of `linear`: ``factored`` runs whole in C++; ``merged`` is the eager one, whose GEMMs are the work."""
+"""The native plan of `linear`: ``factored``, whole in C++. (``merged`` is the eager one: its GEMMs are the work.)"""
 
 from __future__ import annotations
 
