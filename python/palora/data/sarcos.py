@@ -5,8 +5,8 @@ quantile over the training rows (the protocol of the PHN paper, which PaLoRA's f
 
 With both official files the first 4,448 rows of `sarcos_inv.mat` are for validation, the other 40,036 for
 training, and the 4,449 of `sarcos_inv_test.mat` for testing. With the test file alone its rows are split
-70/10/20 by a fixed permutation: a reduced set, whose note says so. (About one official test row in eight is
-also found among the official training rows; the reduced set, made of one file, keeps its splits apart.)
+70/10/20 by a fixed permutation: a reduced set, whose note says so. (As often reported, many official test rows
+are also among the official training rows; the reduced set, made of one file, keeps its splits apart.)
 """
 
 from __future__ import annotations
