@@ -109,6 +109,7 @@ def _linear_backward(
     plan: str,
 ) -> list[Tensor]:
     grad = grad.contiguous()
+    result: eager_linear.Gradients
     if _algorithm(plan) == "factored":
         result = _linear_module(plan).factored_backward(
             grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs)
@@ -252,7 +253,9 @@ def _conv_backward(
     layout: torch.memory_format,
 ) -> list[Tensor]:
     backward = _conv_module(plan).BACKWARD[_algorithm(plan)]
-    result = backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), conv, layout)
+    result: eager_linear.Gradients = backward(
+        grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), conv, layout
+    )
     return _pack(x, *result, count=1 if isinstance(factors, Dense) else 2)
 
 

@@ -128,7 +128,7 @@ def setup_arguments() -> dict[str, Any]:
                 if forced:
                     raise
                 print(f"palora: the C++ extension was not built ({error}); the first use will try again.")
-                self.extensions = []
+                self.extensions: list[Any] = []
 
     root = _HERE.parents[1]
     extension = cpp_extension.CppExtension(

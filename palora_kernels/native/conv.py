@@ -39,7 +39,8 @@ def merged_forward(
     rays, native = lam.shape[0], NativeLowRank(factors, layout)
     x, base = x.contiguous(memory_format=layout), native.base(weight)
     n = x.shape[0] if shared else x.shape[0] // rays
-    y = eager_conv._empty(x, [rays * n, factors.shape[0], *conv.output_size(x, factors.shape[2:])], layout)
+    size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
+    y = eager_conv._empty(x, [rays * n, factors.shape[0], *size], layout)
     for m in range(rays):
         part = conv.forward(_ray(x, m, rays, shared), native.merged_onto(base, lam[m]), _bias_of(bias, m))
         if rays == 1:
