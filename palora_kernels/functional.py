@@ -7,6 +7,7 @@ from torch import Tensor
 
 from palora_kernels import checks, gradients, plans, reference  # noqa: F401  (gradients registers autograd)
 from palora_kernels.backends import resolve, under_functorch
+from palora_kernels.native import linear as native_linear
 
 Pair = int | tuple[int, int] | list[int]
 
@@ -92,7 +93,10 @@ def linear(
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         R = A.shape[0] * A.shape[2]
         plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name)
-        y, _ = torch.ops.palora.linear(rows, weight, bias, A, B, lam, shared, f"{name}.{plan}")
+        if (name, plan) == ("native", "factored") and native_linear.plain(rows, weight, bias, A, B, lam):
+            y = native_linear.Factored.apply(rows, weight, bias, A, B, lam, shared)
+        else:
+            y, _ = torch.ops.palora.linear(rows, weight, bias, A, B, lam, shared, f"{name}.{plan}")
     return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], A.shape[1])
 
 

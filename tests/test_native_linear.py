@@ -108,3 +108,30 @@ def test_large_results_with_huge_pages() -> None:
     expected = run(pk.linear, case, backend="reference")
     for name, value in found.items():
         torch.testing.assert_close(value, expected[name], atol=5e-2, rtol=1e-3)
+
+
+def test_modes_and_subclasses_see_the_op() -> None:
+    """The short way around the dispatcher is for plain tensors only."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    case = linear_case(3, 4, 5, 6, 2, 2, shared=False)
+    expected = pk.linear(**case, backend="native")
+    with Watch():
+        found = pk.linear(**case, backend="native")
+    assert "palora.linear.default" in seen
+    assert torch.equal(found, expected)
+
+
+def test_double_backward_is_refused_by_name() -> None:
+    case = convert(linear_case(2, 2, 3, 3, 2, 1, shared=False), torch.float64)
+    y = pk.linear(**case, backend="native").pow(2).sum()
+    (dx,) = torch.autograd.grad(y, case["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match='backend="reference"'):
+        dx.sum().backward()
