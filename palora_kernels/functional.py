@@ -7,6 +7,7 @@ from torch import Tensor
 
 from palora_kernels import checks, gradients, plans, reference  # noqa: F401  (gradients registers autograd)
 from palora_kernels.backends import resolve, under_functorch
+from palora_kernels.eager.conv import memory_format
 from palora_kernels.native import linear as native_linear
 
 Pair = int | tuple[int, int] | list[int]
@@ -280,6 +281,7 @@ def _conv_call(
         groups=groups,
         shared=shared,
         matricised=A is not None and A.shape[1] == shape[0],
+        channels_last=memory_format(x, x if weight is None else weight) == torch.channels_last,
     )
 
 

@@ -77,6 +77,7 @@ class Conv:
     groups: int
     shared: bool
     matricised: bool = False  # the deltas are low-rank as O x K matrices
+    channels_last: bool = False  # the layout of the result
 
     def offers(self, algorithm: str) -> bool:
         if algorithm == "factored":
@@ -89,7 +90,7 @@ class Conv:
 def conv2d(call: Conv, op: str = "conv2d") -> str:
     if op in _FORCED:
         return _FORCED[op] if call.offers(_FORCED[op]) else "merged"
-    if call.offers("direct") and call.K <= 32 and call.rays > 1:
+    if call.offers("direct") and call.K <= 32 and call.rays > 1 and call.channels_last:
         return "direct"
     if not call.shared:
         # A ray's weight is merged, reordered and pulled back for n*positions rows: too much where those are few.
