@@ -16,5 +16,6 @@ from __future__ import annotations
 from palora_kernels.backends import backends
 from palora_kernels.functional import conv2d, conv2d_delta, linear, linear_delta, merge
 from palora_kernels.plans import force as force_plan
+from palora_kernels.pooling import max_pool_relu
 
-__all__ = ["backends", "conv2d", "conv2d_delta", "force_plan", "linear", "linear_delta", "merge"]
+__all__ = ["backends", "conv2d", "conv2d_delta", "force_plan", "linear", "linear_delta", "max_pool_relu", "merge"]

@@ -17,7 +17,6 @@ from native_cases import needs_native
 
 import palora_kernels as pk
 from palora_kernels.native import build, loading
-from palora_kernels.native.memory import keep_freed_memory
 
 ROOT = Path(pk.__file__).parents[1]
 
@@ -150,12 +149,6 @@ def test_narrower_vectors_compute_the_same(isa: str) -> None:
     found = _python(code, PALORA_ISA=isa)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() in (isa, "baseline")
-
-
-def test_kept_memory_is_a_setting_of_glibc() -> None:
-    code = "from palora_kernels.native.memory import keep_freed_memory; print(keep_freed_memory(256))"
-    assert _python(code).stdout.strip() in ("True", "False")
-    assert callable(keep_freed_memory)
 
 
 @pytest.mark.slow

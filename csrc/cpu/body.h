@@ -352,11 +352,84 @@ void conv_row_kernel(const C* rows, index ldrow, const C* gz, index ldgz, C* acc
   if (E * blocks - first == 1) group(number<1>());
 }
 
+// ------------------------------------------------------------------------------- 2 x 2 max-pooling and ReLU, one pass
+
+template <class C>
+struct bytes_of {
+  typedef uint8_t type __attribute__((vector_size(L<C>)));
+};
+template <class C>
+using Mask = decltype(V<C>{} > V<C>{});
+
+template <class C>
+INLINE void keep_larger(V<C>& best, Mask<C>& which, V<C> other, int number) {
+  Mask<C> larger = (other > best) | (other != other);  // a NaN wins, as in torch
+  best = larger ? other : best;
+  which = larger ? Mask<C>{} + number : which;
+}
+
+template <class S, class C>
+void pool_row(const S* a, const S* b, S* y, uint8_t* which, index width, index channels) {
+  for (index w = 0; w < width; ++w, a += 2 * channels, b += 2 * channels, y += channels, which += channels) {
+    for (index c = 0; c < channels; c += L<C>) {
+      index m = channels - c;
+      bool whole = m >= L<C>;
+      auto get = [&](const S* p) { return whole ? load(p + c) : load_part(p + c, m); };
+      V<C> best = get(a);
+      Mask<C> k{};
+      keep_larger<C>(best, k, get(a + channels), 1);
+      keep_larger<C>(best, k, get(b), 2);
+      keep_larger<C>(best, k, get(b + channels), 3);
+      Mask<C> dead = best <= zero<C>();
+      best = dead ? zero<C>() : best;
+      k = dead ? Mask<C>{} + 4 : k;
+      typename bytes_of<C>::type bytes = __builtin_convertvector(k, typename bytes_of<C>::type);
+      if (whole) {
+        store(y + c, best);
+        __builtin_memcpy(which + c, &bytes, L<C>);
+      } else {
+        store_part(y + c, best, m);
+        uint8_t buffer[L<C>];
+        __builtin_memcpy(buffer, &bytes, L<C>);
+        for (index i = 0; i < m; ++i) which[c + i] = buffer[i];
+      }
+    }
+  }
+}
+
+template <class S, class C>
+void unpool_row(const S* dy, const uint8_t* which, S* da, S* db, index width, index channels) {
+  for (index w = 0; w < width; ++w, da += 2 * channels, db += 2 * channels, dy += channels, which += channels) {
+    for (index c = 0; c < channels; c += L<C>) {
+      index m = channels - c;
+      bool whole = m >= L<C>;
+      uint8_t buffer[L<C>] = {};
+      if (whole)
+        __builtin_memcpy(buffer, which + c, L<C>);
+      else
+        for (index i = 0; i < m; ++i) buffer[i] = which[c + i];
+      typename bytes_of<C>::type bytes;
+      __builtin_memcpy(&bytes, buffer, L<C>);
+      Mask<C> k = __builtin_convertvector(bytes, Mask<C>);
+      V<C> g = whole ? load(dy + c) : load_part(dy + c, m);
+      S* targets[4] = {da + c, da + channels + c, db + c, db + channels + c};
+      UNROLL for (int i = 0; i < 4; ++i) {
+        V<C> part = k == Mask<C>{} + i ? g : zero<C>();
+        if (whole)
+          store(targets[i], part);
+        else
+          store_part(targets[i], part, m);
+      }
+    }
+  }
+}
+
 template <class S>
 constexpr Kernels<S> all() {
   using C = compute_t<S>;
   return {dots<S, C>,        update<S, C>,     outer<S, C>,      add_rows<S, C>, mix<S, C>, conv_row<S, C>,
-          conv_row_kernel<S, C>, combine_row<S, C>, reduce_row<S, C>, widen<S, C>,    L<C>};
+          conv_row_kernel<S, C>, combine_row<S, C>, reduce_row<S, C>, widen<S, C>,    pool_row<S, C>,
+          unpool_row<S, C>,  L<C>};
 }
 
 extern const Kernels<float> float_kernels = all<float>();

@@ -68,6 +68,13 @@ struct Kernels {
   // out[i] = in[i], widened.
   void (*widen)(const S* in, C* out, index count);
 
+  // One row of outputs of a 2 x 2 max-pooling followed by ReLU, pixels of `channels` numbers: y from the input rows a and
+  // b of 2*width pixels. which[i]: 0..3, the pixel that won (a's two, then b's), or 4 where ReLU let nothing through.
+  void (*pool_row)(const S* a, const S* b, S* y, uint8_t* which, index width, index channels);
+
+  // Its transpose: every element of the rows da and db is written.
+  void (*unpool_row)(const S* dy, const uint8_t* which, S* da, S* db, index width, index channels);
+
   index lanes;  // elements of C in a vector; rows of z and gz need that many spare elements at their end
 };
 

@@ -8,6 +8,7 @@
 #include "conv.cpp"
 #include "linear.cpp"
 #include "merge.cpp"
+#include "pool.cpp"
 #include "products.cpp"
 
 namespace palora {
@@ -42,6 +43,8 @@ TORCH_LIBRARY(palora_native, library) {
   library.def(
       "pull_rows(Tensor grad, Tensor A, Tensor B, Tensor columns, Tensor(a!) weight, Tensor(b!) A_sum, "
       "Tensor(c!) B_sum) -> Tensor");
+  library.def("max_pool_relu(Tensor x) -> (Tensor, Tensor)");
+  library.def("max_pool_relu_backward(Tensor dy, Tensor which, int height, int width) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
@@ -51,6 +54,8 @@ TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("basis_conv_backward", &basis_conv_backward);
   library.impl("merge_rows", &merge_rows);
   library.impl("pull_rows", &pull_rows);
+  library.impl("max_pool_relu", &max_pool_relu);
+  library.impl("max_pool_relu_backward", &max_pool_relu_backward);
 }
 
 }  // namespace palora

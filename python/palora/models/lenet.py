@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from torch import nn
+from torch import Tensor, nn
 
+import palora_kernels
 from palora.models.base import MultiTaskModel, positive
 
 _EMBEDDING = 50
@@ -29,19 +30,24 @@ class LeNet(MultiTaskModel):
         return self.trunk.get_submodule("fc")
 
 
+class PoolReLU(nn.Module):
+    """2 × 2 max-pooling, then ReLU: the values of the usual order, a quarter of the work."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return palora_kernels.max_pool_relu(x)
+
+
 def _trunk(in_channels: int) -> nn.Sequential:
-    """(n, in_channels, 28, 28) → (n, 50). ReLU follows the pooling: same values, a quarter of the work."""
+    """(n, in_channels, 28, 28) → (n, 50)."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(in_channels, 10, kernel_size=5),
-            pool1=nn.MaxPool2d(2),
-            relu1=nn.ReLU(),
+            pool1=PoolReLU(),
             conv2=nn.Conv2d(10, 20, kernel_size=5),
-            pool2=nn.MaxPool2d(2),
-            relu2=nn.ReLU(),
+            pool2=PoolReLU(),
             flatten=nn.Flatten(),
             fc=nn.Linear(20 * 4 * 4, _EMBEDDING),
-            relu3=nn.ReLU(),
+            relu=nn.ReLU(),
         )
     )
 
