@@ -75,6 +75,7 @@ def test_grid_table_and_files(
     best = max(rows, key=lambda row: float(row["hypervolume_accuracies"]))
     assert content["best"] == {"rank": int(best["rank"]), "rays": 3}
     assert (tmp_path / "ablation.png").stat().st_size > 10_000
+    assert (tmp_path / "ablation-fronts.png").stat().st_size > 10_000
     out = capsys.readouterr().out
     assert "run 4 of 4: rank 2, rays 3, seed 1" in out
     assert out.count(" best") >= 1

@@ -137,7 +137,26 @@ def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> N
         files += [folder / f"ablation.{kind}" for kind in ("png", "pdf")]
         for path in files[2:]:
             ablation_figure(runs, path)
+        files += draw_fronts(runs, folder)
     say(f"written {', '.join(map(str, files))}")
+
+
+def draw_fronts(runs: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """The fronts of all settings and seeds in one figure, metrics and losses (PaLoRA, Fig. 8 and 9); none for points."""
+    from palora.evaluation import Front
+    from palora.report.figures import front_figure
+
+    fronts: dict[str, list[Front]] = {}
+    for run in runs:
+        if "failed" not in run:
+            fronts.setdefault(describe(run["settings"]) or "defaults", []).append(
+                Front.load(Path(run["folder"]) / "front.json")
+            )
+    if any(len(front) == 1 for found in fronts.values() for front in found):
+        return []
+    path = folder / "ablation-fronts.png"
+    front_figure(fronts, path)
+    return [path]
 
 
 def as_csv(rows: list[dict[str, Any]], names: list[str]) -> str:

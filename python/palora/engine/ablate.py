@@ -69,7 +69,7 @@ def run_cell(cell: Cell, *, split: str = "validation", show: Silent | None = Non
         except Diverged as error:
             return {"settings": cell.settings, "seed": cell.seed, "failed": str(error)}
         found = evaluate(cell.folder, split=split, data=cell.config.data, device=cell.config.device).summary
-    return {"settings": cell.settings, "seed": cell.seed, **measures(found)}
+    return {"settings": cell.settings, "seed": cell.seed, "folder": str(cell.folder), **measures(found)}
 
 
 def finished(cell: Cell, split: str) -> dict[str, Any] | None:
