@@ -142,7 +142,7 @@ def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> N
 
 
 def draw_fronts(runs: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """The fronts of all settings and seeds in one figure, metrics and losses (PaLoRA, Fig. 8 and 9); none for points."""
+    """The fronts of all settings and seeds in one figure, metrics and losses (PaLoRA, Fig. 8 and 9)."""
     from palora.evaluation import Front
     from palora.report.figures import front_figure
 
