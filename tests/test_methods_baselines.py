@@ -144,19 +144,6 @@ def test_nash_solves_the_bargaining_equation(tasks: int) -> None:
     torch.testing.assert_close(bargain(gramian, niter=20), alpha, rtol=1e-6, atol=1e-6)  # 20 are enough
 
 
-def test_nash_goes_where_torchjd_goes() -> None:
-    pytest.importorskip("ecos")
-    from torchjd.aggregation import NashMTL
-
-    pulls = random_pulls()
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = NashMTL(n_tasks=TASKS, max_norm=1.0)(pulls)
-    torch.testing.assert_close(update("nash", pulls)[0], theirs, rtol=1e-3, atol=1e-3)
-
-
 def test_nash_weights_the_whole_loss_and_cuts_the_shared_gradient_alone() -> None:
     pulls = random_pulls()
     shared, heads = update("nash", pulls)
