@@ -32,5 +32,5 @@ def _faults(mode: str) -> int:
 
 
 def test_pages_are_touched_for_the_first_time_once() -> None:
-    """Four blocks of 24 MB are 23,000 pages a step (45 with huge pages); kept, hardly any comes anew."""
+    """Four blocks of 24 MB, five times: kept, hardly any page comes anew."""
     assert _faults("keep") * 10 < max(_faults("give back"), 1)

@@ -1,8 +1,8 @@
 """Keep freed memory in the process while training on a CPU.
 
 A step allocates and frees the same tens of megabytes again and again. By default glibc hands them back to the system
-each time, and the kernel zeroes every page anew on first touch: a quarter of a LeNet step with five stacked rays went
-there (one thread, float32: 148 to 109 ms). The process then keeps its peak memory until it ends.
+each time, and the kernel zeroes every page anew on first touch. With this setting the process keeps its peak memory
+until it ends.
 """
 
 from __future__ import annotations
