@@ -62,9 +62,7 @@ def tasks(lam: Tensor, **factors: Tensor) -> None:
 
 def low_rank(A: Tensor, B: Tensor) -> None:
     if A.shape[2] != B.shape[1]:
-        raise ValueError(
-            f"`A` (T, O, r) and `B` (T, r, K) should share the rank r. Found {_shape(A)} and {_shape(B)}."
-        )
+        raise ValueError(f"`A` (T, O, r) and `B` (T, r, K) should share the rank r. Found {_shape(A)} and {_shape(B)}.")
 
 
 def equal_shape(name: str, tensor: Tensor | None, expected: tuple[int, ...], why: str) -> None:

@@ -20,8 +20,7 @@ def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(
-        t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype)
-        for t in tensors
+        t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype) for t in tensors
     )
 
 
@@ -210,9 +209,7 @@ def conv2d(
     if name == "reference":
         return reference.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared)
     plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared, A))
-    return torch.ops.palora.conv2d(
-        x, weight, bias, A, B, lam, shape, *geometry, groups, shared, f"{name}.{plan}"
-    )
+    return torch.ops.palora.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared, f"{name}.{plan}")
 
 
 def conv2d_delta(
@@ -248,9 +245,7 @@ def conv2d_delta(
     if name == "reference":
         return reference.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared)
     plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared), "conv2d_delta")
-    return torch.ops.palora.conv2d_delta(
-        x, weight, bias, D, lam, *geometry, groups, shared, f"{name}.{plan}"
-    )
+    return torch.ops.palora.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared, f"{name}.{plan}")
 
 
 def _conv_call(

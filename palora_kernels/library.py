@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palora_kernels.eager import conv as eager_conv
-from palora_kernels.eager import linear as eager_linear
+from palora_kernels.eager.conv import Geometry, memory_format
 from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
-from palora_kernels.native import conv as native_conv
-from palora_kernels.native import linear as native_linear
+from palora_kernels.implementations import pair
 
 LIBRARY = torch.library.Library("palora", "DEF")
+KEEP_S = ("factored", "split")  # the plans of `linear` whose forward keeps S = X B^T for the backward
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 _TAIL = "bool shared, str plan"
@@ -33,10 +32,12 @@ def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Ca
     torch.library.register_fake(f"palora::{name}", fake, lib=LIBRARY)
 
 
-def _pack(x: Tensor, dx: Any, dweight: Any, dbias: Any, factors: Any, dlam: Any, count: int) -> list[Tensor]:
+def _pack(x: Tensor, gradients: Any, count: int) -> list[Tensor]:
     """Gradients as a list without gaps: what was not asked for is an empty tensor."""
-    grads = [dx, dweight, dbias, *(factors or [None] * count), dlam]
-    return [x.new_empty(0) if g is None else g for g in grads]
+    dx, dweight, dbias, factors, dlam = gradients
+    return [
+        x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam)
+    ]
 
 
 def _fake_gradients(
@@ -66,75 +67,29 @@ def _bias_shape(bias_dims: int, outputs: Any, lam: Tensor) -> list[Any]:
     return [outputs] if bias_dims == 1 else [lam.shape[0], outputs]
 
 
-def _algorithm(plan: str) -> str:
-    return plan.split(".")[1]
-
-
-def _linear_module(plan: str) -> Any:
-    """Where the factored plan of a backend lives; the other plans of `linear` are the eager ones for every backend."""
-    return native_linear if plan.startswith("native.") else eager_linear
-
-
-def _conv_module(plan: str) -> Any:
-    return native_conv if plan.startswith("native.") else eager_conv
-
-
 # ---------------------------------------------------------------------------------------------------- linear, low-rank
 
 
 def _linear(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shared: bool, plan: str) -> Any:
-    if _algorithm(plan) == "factored":
-        return _linear_module(plan).factored_forward(x, weight, bias, A, B, lam, shared)
-    factors = LowRank(A, B, (A.shape[1], B.shape[2]))
-    return eager_linear.FORWARD[_algorithm(plan)](x, weight, bias, factors, lam, shared), x.new_empty(0)
+    forward, _ = pair("LOW_RANK", plan, x.device.type)
+    y, S = forward(x, weight, bias, A, B, lam, shared)
+    return y, x.new_empty(0) if S is None else S
 
 
 def _linear_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shared: bool, plan: str) -> Any:
     y = x.new_empty(_rows(x, lam, shared), A.shape[1])
-    keeps = _algorithm(plan) == "factored"
+    keeps = plan.split(".")[1] in KEEP_S
     return y, x.new_empty(x.shape[0], A.shape[0] * A.shape[2]) if keeps else x.new_empty(0)
 
 
-def _linear_backward(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    A: Any,
-    B: Any,
-    lam: Any,
-    S: Any,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-) -> list[Tensor]:
-    grad = grad.contiguous()
-    result: eager_linear.Gradients
-    if _algorithm(plan) == "factored":
-        result = _linear_module(plan).factored_backward(
-            grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs)
-        )
-    else:
-        factors = LowRank(A, B, (A.shape[1], B.shape[2]))
-        result = eager_linear.BACKWARD[_algorithm(plan)](
-            grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs)
-        )
-    return _pack(x, *result, count=2)
+def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> list[Tensor]:
+    bias_dims, needs, shared, plan = call
+    _, backward = pair("LOW_RANK", plan, x.device.type)
+    return _pack(x, backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs)), count=2)
 
 
-def _linear_backward_fake(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    A: Any,
-    B: Any,
-    lam: Any,
-    S: Any,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-) -> list[Tensor]:
+def _linear_backward_fake(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> list[Tensor]:
+    bias_dims, needs, _, _ = call
     bias = _bias_shape(bias_dims, A.shape[1], lam)
     return _fake_gradients(x, lambda: x.new_empty(x.shape), weight, bias, [A, B], lam, needs)
 
@@ -142,248 +97,105 @@ def _linear_backward_fake(
 # ------------------------------------------------------------------------------------------------------- linear, dense
 
 
-def _linear_delta(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared: bool, plan: str) -> Tensor:
-    return eager_linear.FORWARD[_algorithm(plan)](x, weight, bias, Dense(D), lam, shared)
+def _linear_delta(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared: bool, plan: str) -> Any:
+    forward, _ = pair("DENSE", plan, x.device.type)
+    return forward(x, weight, bias, D, lam, shared)
 
 
 def _linear_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared: bool, plan: str) -> Tensor:
     return x.new_empty(_rows(x, lam, shared), D.shape[1])
 
 
-def _linear_delta_backward(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    D: Any,
-    lam: Any,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-) -> list[Tensor]:
-    backward = eager_linear.BACKWARD[_algorithm(plan)]
-    result = backward(grad.contiguous(), x, weight, Dense(D), lam, bias_dims, shared, Needs(*needs))
-    return _pack(x, *result, count=1)
+def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+    bias_dims, needs, shared, plan = call
+    _, backward = pair("DENSE", plan, x.device.type)
+    return _pack(x, backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs)), count=1)
 
 
-def _linear_delta_backward_fake(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    D: Any,
-    lam: Any,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-) -> list[Tensor]:
+def _linear_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+    bias_dims, needs, _, _ = call
     bias = _bias_shape(bias_dims, D.shape[1], lam)
     return _fake_gradients(x, lambda: x.new_empty(x.shape), weight, bias, [D], lam, needs)
 
 
 # --------------------------------------------------------------------------------------------------------- convolution
+# `geometry` is stride, padding, dilation and groups; `shape` the kernel's (O, C/groups, kh, kw).
 
 
-def _layout(x: Tensor, weight: Tensor | None, D: Tensor | None) -> torch.memory_format:
+def _layout(x: Tensor, weight: Tensor | None, D: Tensor | None = None) -> torch.memory_format:
     reference = weight if weight is not None else (x if D is None else D[0])
-    return eager_conv.memory_format(x, reference)
+    return memory_format(x, reference)
 
 
 def _empty(x: Tensor, size: list[Any], layout: torch.memory_format) -> Tensor:
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
 
 
-def _conv2d(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    A: Any,
-    B: Any,
-    lam: Any,
-    shape: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    shared: bool,
-    plan: str,
-) -> Tensor:
-    conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    forward = _conv_module(plan).FORWARD[_algorithm(plan)]
-    return forward(x, weight, bias, LowRank(A, B, shape), lam, shared, conv, _layout(x, weight, None))
+def _conv(x: Any, weight: Any, bias: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> Tensor:
+    *geometry, shared, plan = call
+    forward, _ = pair("CONV", plan, x.device.type)
+    y: Tensor = forward(x, weight, bias, factors, lam, shared, Geometry(*geometry), layout)
+    return y
 
 
-def _conv_fake(
-    x: Tensor, lam: Tensor, shape: Any, conv: eager_conv.Geometry, shared: bool, layout: torch.memory_format
-) -> Tensor:
-    size = conv.output_size(x, (shape[2], shape[3]))
+def _conv_fake(x: Tensor, lam: Tensor, shape: Any, layout: torch.memory_format, *call: Any) -> Tensor:
+    *geometry, shared, _ = call
+    size = Geometry(*geometry).output_size(x, (shape[2], shape[3]))
     return _empty(x, [_rows(x, lam, shared), shape[0], *size], layout)
 
 
-def _conv2d_fake(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    A: Any,
-    B: Any,
-    lam: Any,
-    shape: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    shared: bool,
-    plan: str,
-) -> Tensor:
-    conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    return _conv_fake(x, lam, shape, conv, shared, _layout(x, weight, None))
+def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> list[Tensor]:
+    *geometry, bias_dims, needs, shared, plan = call
+    _, backward = pair("CONV", plan, x.device.type)
+    count = 1 if isinstance(factors, Dense) else 2
+    found = backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), Geometry(*geometry), layout)
+    return _pack(x, found, count=count)
 
 
-def _conv_backward(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    factors: Factors,
-    lam: Any,
-    conv: eager_conv.Geometry,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-    layout: torch.memory_format,
+def _conv_backward_fake(
+    x: Any, weight: Any, factors: list[Tensor], lam: Any, outputs: Any, layout: Any, *call: Any
 ) -> list[Tensor]:
-    backward = _conv_module(plan).BACKWARD[_algorithm(plan)]
-    result: eager_linear.Gradients = backward(
-        grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), conv, layout
-    )
-    return _pack(x, *result, count=1 if isinstance(factors, Dense) else 2)
+    *_, bias_dims, needs, _, _ = call
+    bias = _bias_shape(bias_dims, outputs, lam)
+    return _fake_gradients(x, lambda: _empty(x, list(x.shape), layout), weight, bias, factors, lam, needs)
 
 
-def _conv2d_backward(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    A: Any,
-    B: Any,
-    lam: Any,
-    shape: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-) -> list[Tensor]:
-    conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    layout = _layout(x, weight, None)
-    return _conv_backward(
-        grad, x, weight, LowRank(A, B, shape), lam, conv, bias_dims, needs, shared, plan, layout
-    )
+def _conv2d(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> Tensor:
+    return _conv(x, weight, bias, LowRank(A, B, shape), lam, _layout(x, weight), *call)
+
+
+def _conv2d_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> Tensor:
+    return _conv_fake(x, lam, shape, _layout(x, weight), *call)
+
+
+def _conv2d_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> list[Tensor]:
+    return _conv_backward(grad, x, weight, LowRank(A, B, shape), lam, _layout(x, weight), *call)
 
 
 def _conv2d_backward_fake(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    A: Any,
-    B: Any,
-    lam: Any,
-    shape: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
+    grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any
 ) -> list[Tensor]:
-    layout = _layout(x, weight, None)
-    bias = _bias_shape(bias_dims, shape[0], lam)
-    return _fake_gradients(x, lambda: _empty(x, list(x.shape), layout), weight, bias, [A, B], lam, needs)
+    return _conv_backward_fake(x, weight, [A, B], lam, shape[0], _layout(x, weight), *call)
 
 
-def _conv2d_delta(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    D: Any,
-    lam: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    shared: bool,
-    plan: str,
-) -> Tensor:
-    conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    forward = _conv_module(plan).FORWARD[_algorithm(plan)]
-    return forward(x, weight, bias, Dense(D), lam, shared, conv, _layout(x, weight, D))
+def _conv2d_delta(x: Any, weight: Any, bias: Any, D: Any, lam: Any, *call: Any) -> Tensor:
+    return _conv(x, weight, bias, Dense(D), lam, _layout(x, weight, D), *call)
 
 
-def _conv2d_delta_fake(
-    x: Any,
-    weight: Any,
-    bias: Any,
-    D: Any,
-    lam: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    shared: bool,
-    plan: str,
-) -> Tensor:
-    conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    return _conv_fake(x, lam, D.shape[1:], conv, shared, _layout(x, weight, D))
+def _conv2d_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, *call: Any) -> Tensor:
+    return _conv_fake(x, lam, D.shape[1:], _layout(x, weight, D), *call)
 
 
-def _conv2d_delta_backward(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    D: Any,
-    lam: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-) -> list[Tensor]:
-    conv = eager_conv.Geometry(stride, padding, dilation, groups)
-    layout = _layout(x, weight, D)
-    return _conv_backward(grad, x, weight, Dense(D), lam, conv, bias_dims, needs, shared, plan, layout)
+def _conv2d_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+    return _conv_backward(grad, x, weight, Dense(D), lam, _layout(x, weight, D), *call)
 
 
-def _conv2d_delta_backward_fake(
-    grad: Any,
-    x: Any,
-    weight: Any,
-    D: Any,
-    lam: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    bias_dims: int,
-    needs: Any,
-    shared: bool,
-    plan: str,
-) -> list[Tensor]:
-    layout = _layout(x, weight, D)
-    bias = _bias_shape(bias_dims, D.shape[1], lam)
-    return _fake_gradients(x, lambda: _empty(x, list(x.shape), layout), weight, bias, [D], lam, needs)
+def _conv2d_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+    return _conv_backward_fake(x, weight, [D], lam, D.shape[1], _layout(x, weight, D), *call)
 
 
 _SHAPE = "SymInt[] shape, "
-_define(
-    "linear", f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor, Tensor)", _linear, _linear_fake
-)
+_define("linear", f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor, Tensor)", _linear, _linear_fake)
 _define(
     "linear_backward",
     f"({_BACK}Tensor A, Tensor B, Tensor lam, Tensor S, {_MASK}{_TAIL}) -> Tensor[]",

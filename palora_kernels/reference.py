@@ -45,9 +45,7 @@ def _bias_of_ray(bias: Tensor | None, m: int) -> Tensor | None:
     return bias if bias is None or bias.dim() == 1 else bias[m]
 
 
-def linear_delta(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool
-) -> Tensor:
+def linear_delta(x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool) -> Tensor:
     """x (P, K), weight (O, K), bias (O,) or (M, O), D (T, O, K), lam (M, T) -> (M*n, O)."""
     outputs = []
     for m in range(lam.shape[0]):

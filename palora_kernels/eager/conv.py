@@ -58,8 +58,7 @@ class Geometry:
 
     def output_size(self, x: Tensor, kernel: tuple[int, int]) -> list[int]:
         return [
-            (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i]
-            + 1
+            (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i] + 1
             for i in (0, 1)
         ]
 
@@ -366,9 +365,7 @@ def factored_backward(
         U, common = _by_ray(U, rays).sum(0), _by_ray(grad, rays).sum(0)
     stacked = U if weight is None else torch.cat([common, U], dim=1)
     want_kernel = needs.weight or needs.factors
-    dx, dkernel, _ = conv.backward(
-        stacked, x, kernel.contiguous(memory_format=layout), needs.x, want_kernel
-    )
+    dx, dkernel, _ = conv.backward(stacked, x, kernel.contiguous(memory_format=layout), needs.x, want_kernel)
     dweight = dkernel[:base].contiguous() if needs.weight else None
     dfactors: list[Tensor] | None = None
     dlam: Tensor | None = None
@@ -388,5 +385,8 @@ def factored_backward(
     return dx if needs.x else None, dweight, dbias, dfactors, dlam
 
 
-FORWARD = {"merged": merged_forward, "basis": basis_forward, "factored": factored_forward}
-BACKWARD = {"merged": merged_backward, "basis": basis_backward, "factored": factored_backward}
+CONV = {
+    "merged": (merged_forward, merged_backward),
+    "basis": (basis_forward, basis_backward),
+    "factored": (factored_forward, factored_backward),
+}

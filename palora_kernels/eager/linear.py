@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -70,6 +73,7 @@ def factored_backward(
     shared: bool,
     needs: Needs,
 ) -> Gradients:
+    grad = grad.contiguous()
     tasks, O, r = A.shape
     rays = lam.shape[0]
     n = grad.shape[0] // rays
@@ -126,7 +130,7 @@ def merged_backward(
     shared: bool,
     needs: Needs,
 ) -> Gradients:
-    rays = lam.shape[0]
+    grad, rays = grad.contiguous(), lam.shape[0]
     dx = torch.zeros_like(x, memory_format=torch.contiguous_format) if needs.x else None
     sums = WeightGradients(factors, lam, needs)
     for m in range(rays):
@@ -176,7 +180,7 @@ def basis_backward(
     shared: bool,
     needs: Needs,
 ) -> Gradients:
-    rays = lam.shape[0]
+    grad, rays = grad.contiguous(), lam.shape[0]
     elements = _elements(weight, factors)
     E, O = elements.shape[:2]
     wide = opmath_dtype(x.dtype)
@@ -204,16 +208,42 @@ def basis_backward(
     return dx, dweight, dbias, dfactors, dlam
 
 
-FORWARD = {"merged": merged_forward, "basis": basis_forward}
-BACKWARD = {"merged": merged_backward, "basis": basis_backward}
+def _merged_low_rank(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
+) -> tuple[Tensor, None]:
+    return merged_forward(x, weight, bias, LowRank(A, B, (A.shape[1], B.shape[2])), lam, shared), None
 
-__all__ = [
-    "BACKWARD",
-    "FORWARD",
-    "Dense",
-    "LowRank",
-    "add_bias_",
-    "bias_gradient",
-    "factored_backward",
-    "factored_forward",
-]
+
+def _merged_low_rank_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    S: None,
+    bias_dims: int,
+    shared: bool,
+    needs: Needs,
+) -> Gradients:
+    factors = LowRank(A, B, (A.shape[1], B.shape[2]))
+    return merged_backward(grad, x, weight, factors, lam, bias_dims, shared, needs)
+
+
+def _on_dense(plan: Callable[..., Any], deltas: int) -> Callable[..., Any]:
+    """A plan for deltas of either kind as one that takes the tensor D at position ``deltas``."""
+
+    def planned(*arguments: Any) -> Any:
+        return plan(*arguments[:deltas], Dense(arguments[deltas]), *arguments[deltas + 1 :])
+
+    return planned
+
+
+LOW_RANK = {
+    "factored": (factored_forward, factored_backward),
+    "merged": (_merged_low_rank, _merged_low_rank_backward),
+}
+DENSE = {
+    "merged": (_on_dense(merged_forward, 3), _on_dense(merged_backward, 3)),
+    "basis": (_on_dense(basis_forward, 3), _on_dense(basis_backward, 3)),
+}

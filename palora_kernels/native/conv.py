@@ -62,9 +62,7 @@ def merged_backward(
     layout: torch.memory_format,
 ) -> Gradients:
     if not isinstance(factors, LowRank):
-        return eager_conv.merged_backward(
-            grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout
-        )
+        return eager_conv.merged_backward(grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout)
     rays, native = lam.shape[0], NativeLowRank(factors, layout)
     grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
     base, sums = native.base(weight), NativeGradients(native, lam, needs)
@@ -153,5 +151,8 @@ def direct_backward(
     return None, dweight, dbias.to(x.dtype) if needs.bias else None, dfactors, dlam
 
 
-FORWARD = {**eager_conv.FORWARD, "merged": merged_forward, "direct": direct_forward}
-BACKWARD = {**eager_conv.BACKWARD, "merged": merged_backward, "direct": direct_backward}
+CONV = {
+    **eager_conv.CONV,
+    "merged": (merged_forward, merged_backward),
+    "direct": (direct_forward, direct_backward),
+}

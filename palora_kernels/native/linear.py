@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from palora_kernels.eager.factors import Needs
-from palora_kernels.eager.linear import Gradients
+from palora_kernels.eager.linear import DENSE, Gradients
+from palora_kernels.eager.linear import LOW_RANK as EAGER_LOW_RANK
 
 
 def factored_forward(
@@ -33,7 +34,7 @@ def factored_backward(
 ) -> Gradients:
     flags = [needs.x, needs.weight, needs.bias, needs.factors, needs.lam]
     found: list[Any] = torch.ops.palora_native.linear_backward.default(
-        grad, x, weight, A, B, lam, S, bias_dims, flags, shared
+        grad.contiguous(), x, weight, A, B, lam, S, bias_dims, flags, shared
     )
     dx, dweight, dbias, dA, dB, dlam = found
     return dx, dweight, dbias, [dA, dB], dlam
@@ -72,3 +73,8 @@ def plain(*tensors: Tensor | None) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
     )
+
+
+LOW_RANK = {**EAGER_LOW_RANK, "factored": (factored_forward, factored_backward)}
+
+__all__ = ["DENSE", "LOW_RANK", "Factored", "plain"]
