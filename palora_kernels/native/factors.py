@@ -72,9 +72,7 @@ class NativeGradients:
         """``grad``: the gradient of ray m's merged weight."""
         f = self.factors
         columns = f._columns(self.lam[m])
-        row = torch.ops.palora_native.pull_rows.default(
-            f._flat(grad), f.A, f.B, columns, self.weight, self.A, self.B
-        )
+        row = torch.ops.palora_native.pull_rows.default(f._flat(grad), f.A, f.B, columns, self.weight, self.A, self.B)
         self.lam_rows.append(row.view(f.tasks, f.r).sum(1))
 
     def results(self) -> tuple[Tensor | None, list[Tensor] | None, Tensor | None]:
