@@ -1,0 +1,238 @@
+"""The tile sizes of a launch: one configuration, by arithmetic, or from a tuning file measured on this device.
+
+Nothing is tuned while a model runs: the choice depends on the kernel, the dtype, the shape and the device only, so a
+launch can be captured in a CUDA graph and two runs take the same kernels. ``palora bench --tune`` measures the
+`candidates` and writes a file that `choose` prefers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the choice has to know of a device."""
+
+    name: str  # sm_90, gfx942
+    processors: int  # streaming multiprocessors, or compute units
+    shared_memory: int  # bytes one program may use
+
+    @property
+    def is_amd(self) -> bool:
+        return self.name.startswith("gfx")
+
+
+TARGETS = {
+    t.name: t
+    for t in (
+        Target("sm_80", 108, 166_912),
+        Target("sm_90", 132, 232_448),
+        Target("sm_100", 148, 232_448),
+        Target("sm_120", 170, 101_376),
+        Target("gfx942", 304, 65_536),
+    )
+}
+_ASSUMED = "sm_90"  # for tensors without a device: the interpreter and the meta device
+_forced: Target | None = None
+
+
+@contextmanager
+def assume(target: Target) -> Iterator[None]:
+    """Choose for this target inside a with block, whatever device the tensors are on (launch.recording)."""
+    global _forced
+    before, _forced = _forced, target
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+@functools.cache
+def _target_of_index(index: int) -> Target:
+    properties = torch.cuda.get_device_properties(index)
+    if torch.version.hip is not None:
+        return Target(properties.gcnArchName.split(":")[0], properties.multi_processor_count, 65_536)
+    name = f"sm_{properties.major}{properties.minor}"
+    return Target(name, properties.multi_processor_count, properties.shared_memory_per_block_optin)
+
+
+def target_of(device: torch.device) -> Target:
+    if _forced is not None:
+        return _forced
+    if device.type != "cuda":
+        return TARGETS[_ASSUMED]
+    return _target_of_index(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One program's part of a product: rows x columns of the result, ``depth`` of the reduction at a time."""
+
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+def kind(dtype: torch.dtype) -> str:
+    """How products of a dtype run: "half" and "tf32" on tensor cores, "ieee" in full float32.
+
+    tf32 only where torch.backends.cuda.matmul.fp32_precision (or its older form, allow_tf32) asks for it.
+    """
+    if dtype != torch.float32:
+        return "half"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def precision(dtype: torch.dtype) -> str:
+    """The ``input_precision`` of tl.dot; without effect for 16-bit operands."""
+    return "tf32" if kind(dtype) == "tf32" else "ieee"
+
+
+_HALF = [
+    Tile(128, 256, 64, 8, 3),
+    Tile(128, 128, 64, 8, 3),
+    Tile(128, 64, 64, 4, 3),
+    Tile(64, 128, 64, 4, 3),
+    Tile(64, 64, 64, 4, 4),
+    Tile(64, 32, 64, 4, 4),
+    Tile(32, 64, 64, 4, 4),
+    Tile(32, 32, 64, 4, 4),
+    Tile(16, 32, 64, 2, 4),
+]
+_TF32 = [
+    Tile(128, 128, 32, 8, 3),
+    Tile(128, 64, 32, 4, 3),
+    Tile(64, 64, 32, 4, 4),
+    Tile(64, 32, 32, 4, 4),
+    Tile(32, 64, 32, 4, 4),
+    Tile(32, 32, 32, 4, 4),
+    Tile(16, 32, 32, 2, 4),
+]
+_IEEE = [
+    Tile(128, 64, 16, 8, 3),
+    Tile(64, 64, 16, 4, 3),
+    Tile(64, 32, 16, 4, 3),
+    Tile(32, 64, 16, 4, 3),
+    Tile(32, 32, 16, 2, 3),
+    Tile(16, 32, 16, 2, 3),
+]
+_TILES = {"half": _HALF, "tf32": _TF32, "ieee": _IEEE}
+_ITEM = {"half": 2, "tf32": 4, "ieee": 4}
+
+
+def staged_bytes(tile: Tile, kind: str, side: int) -> int:
+    """Shared memory of the operands of all stages; ``side`` more columns of the reduction are loaded beside the tile."""
+    return (tile.rows + tile.columns + side) * tile.depth * _ITEM[kind] * tile.num_stages
+
+
+def _fitted(tile: Tile, kind: str, side: int, target: Target) -> Tile | None:
+    """The tile with as many of its stages as the device has room for; None if two do not fit."""
+    # Compilers of AMD keep one of the stages in registers.
+    stages = [s for s in range(2, tile.num_stages + 1)] if not target.is_amd else [2]
+    for s in reversed(stages):
+        fitted = Tile(tile.rows, tile.columns, tile.depth, tile.num_warps, s)
+        held = Tile(tile.rows, tile.columns, tile.depth, tile.num_warps, s - 1) if target.is_amd else fitted
+        if staged_bytes(held, kind, side) <= target.shared_memory:
+            return fitted
+    return None
+
+
+def candidates(kind: str, target: Target, side: int = 0, largest: int = 128 * 256) -> list[Tile]:
+    """All tiles that `choose` and ``bench --tune`` may take; ``largest`` bounds the accumulator rows*columns."""
+    fitted = (_fitted(t, kind, side, target) for t in _TILES[kind] if t.rows * t.columns <= largest)
+    return [t for t in fitted if t is not None]
+
+
+# Per processor and cycle, of the order of what the vendors publish for A100 and H100: multiply-adds, and bytes from L2.
+_RATE = {"half": 1024, "tf32": 512, "ieee": 64}
+_BYTES = 64
+_FIXED = 2000  # cycles to start a program and to fill its pipeline
+
+
+def cycles(tile: Tile, kind: str, rows: int, columns: int, depth: int, target: Target) -> float:
+    """An estimate that orders the candidates, nothing more."""
+    tiles = -(-rows // tile.rows) * -(-columns // tile.columns)
+    steps = -(-depth // tile.depth) * tile.depth
+    rate = _RATE[kind] if tile.rows >= 64 or kind == "ieee" else _RATE[kind] / 2
+    compute = tile.rows * tile.columns * steps / rate
+    traffic = (tile.rows + tile.columns) * steps * _ITEM[kind] / _BYTES
+    result = tile.rows * tile.columns * _ITEM[kind] / _BYTES
+    return -(-tiles // target.processors) * (max(compute, traffic) + result + _FIXED)
+
+
+def choose(
+    kernel: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    rows: int,
+    columns: int,
+    depth: int,
+    *,
+    side: int = 0,
+    largest: int = 128 * 256,
+) -> Tile:
+    """The configuration of a launch: the tuning file's for this kernel, kind and bucket of shapes, else the cheapest."""
+    how, target = kind(dtype), target_of(device)
+    if _forced is None:
+        tuned = tuning(device).get(key(kernel, how, rows, columns, depth))
+        if tuned is not None:
+            return tuned
+    return min(candidates(how, target, side, largest), key=lambda t: cycles(t, how, rows, columns, depth, target))
+
+
+# ------------------------------------------------------------------------------------------------------- tuning file
+
+
+def key(kernel: str, kind: str, rows: int, columns: int, depth: int) -> str:
+    """Shapes share an entry if their sizes round up to the same powers of two."""
+    bucket = "x".join(str(1 << max(size - 1, 0).bit_length()) for size in (rows, columns, depth))
+    return f"{kernel} {kind} {bucket}"
+
+
+def tuning_file(device_name: str) -> Path:
+    """PALORA_TUNING if set, else a file named after the device in PALORA_CACHE or the user's cache folder."""
+    named = os.environ.get("PALORA_TUNING")
+    if named:
+        return Path(named).expanduser()
+    cache = os.environ.get("PALORA_CACHE") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "palora")
+    slug = "".join(c if c.isalnum() else "-" for c in device_name)
+    return Path(cache).expanduser() / "tuning" / f"{slug}.json"
+
+
+def tuning(device: torch.device) -> dict[str, Tile]:
+    """The entries measured on this device; none on a CPU or where nothing was measured."""
+    if device.type != "cuda":
+        return {}
+    return read_tuning(tuning_file(torch.cuda.get_device_name(device)))
+
+
+@functools.cache
+def read_tuning(path: Path) -> dict[str, Tile]:
+    """Read once per process. A file that is there and cannot be read is an error."""
+    if not path.is_file():
+        return {}
+    try:
+        return {name: Tile(**entry) for name, entry in json.loads(path.read_text())["tiles"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RuntimeError(
+            f"{path} should hold the tile sizes that `palora bench --tune` writes. Found: {error}"
+        ) from error
+
+
+def write_tuning(path: Path, tiles: dict[str, Tile]) -> None:
+    """Entries replace those of the same name; the others stay."""
+    merged = {**read_tuning(path), **tiles}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"tiles": {k: asdict(v) for k, v in sorted(merged.items())}}, indent=1) + "\n")
+    read_tuning.cache_clear()

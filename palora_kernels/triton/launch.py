@@ -1,0 +1,113 @@
+"""The one place that starts kernels: the same path on a device and in the interpreter.
+
+`recording` writes launches down instead of performing them. What the catalogue compiles and what the roofline counts
+are such records of the plans themselves, on tensors of the meta device, so neither can disagree with what runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palora_kernels.triton.availability import interpreted
+
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+_records: list[Launch] | None = None
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: ``arguments`` holds tensors, integers, None and the values of the constants, by name."""
+
+    kernel: Any
+    programs: int
+    arguments: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+    @property
+    def name(self) -> str:
+        return str(self.kernel.fn.__name__)
+
+    def constants(self) -> dict[str, Any]:
+        """Values that the compilation fixes: tl.constexpr parameters, None, and integers equal to 1, as at a launch."""
+        fixed = _constexpr_names(self.kernel)
+        return {
+            name: value
+            for name, value in self.arguments.items()
+            if name in fixed or value is None or (isinstance(value, int) and value == 1)
+        }
+
+    def signature(self) -> dict[str, str]:
+        """Types as triton.compiler.ASTSource takes them, in the order of the kernel's parameters."""
+        constants = self.constants()
+        order = inspect.signature(self.kernel.fn).parameters
+        return {n: "constexpr" if n in constants else _type(self.arguments[n]) for n in order}
+
+    def divisible(self) -> tuple[str, ...]:
+        """The arguments that a launch specialises as divisible by 16."""
+        constants = self.constants()
+        return tuple(n for n, v in self.arguments.items() if n not in constants and _divisible(v))
+
+
+def _constexpr_names(kernel: Any) -> set[str]:
+    return {n for n, p in inspect.signature(kernel.fn).parameters.items() if "constexpr" in str(p.annotation)}
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return _POINTERS[value.dtype]
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def _divisible(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        # The allocators of PyTorch align every storage; a view may start anywhere in it.
+        return value.storage_offset() * value.element_size() % 16 == 0
+    return isinstance(value, int) and value % 16 == 0
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Inside, launches are appended to the list instead of performed; outputs stay as they were allocated."""
+    global _records
+    before, _records = _records, []
+    try:
+        yield _records
+    finally:
+        _records = before
+
+
+def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arguments: Any) -> None:
+    """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start.
+
+    Floating-point fusion is asked for by name: its default differs between releases of Triton.
+    """
+    if programs == 0:
+        return
+    if _records is not None:
+        _records.append(Launch(kernel, programs, arguments, num_warps, num_stages))
+        return
+    if interpreted():
+        kernel[(programs,)](**arguments)
+        return
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    device = next(v for v in arguments.values() if isinstance(v, Tensor)).device
+    if device.index == torch.cuda.current_device():
+        kernel[(programs,)](**arguments, **options)
+        return
+    with torch.cuda.device(device):
+        kernel[(programs,)](**arguments, **options)
