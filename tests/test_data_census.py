@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import random
 from pathlib import Path
@@ -41,14 +42,18 @@ def people(count: int, seed: int) -> list[list[str]]:
 
 
 def write(path: Path, rows: list[list[str]]) -> None:
+    """The rows as UCI writes them, which from now on is the right content of the file."""
+    content = "".join(", ".join(row) + ".\n" for row in rows).encode()
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(gzip.compress("".join(", ".join(row) + ".\n" for row in rows).encode()))
+    path.write_bytes(gzip.compress(content))
+    census._SHA256[path.stem] = (hashlib.sha256(content).hexdigest(), len(content))
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PALORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(census, "ROWS", {census.TRAIN: 40, census.TEST: 20})
+    monkeypatch.setattr(census, "_SHA256", {})
     monkeypatch.setattr(census, "FEATURES", 6 + 3 * len(census.INDICATORS) + 1)
     write(tmp_path / "census" / f"{census.TRAIN}.gz", people(40, 0))
     write(tmp_path / "census" / f"{census.TEST}.gz", people(20, 1))
@@ -101,6 +106,8 @@ def spoil(rows: list[list[str]], how: str) -> list[list[str]]:
         return rows + rows
     if how == "column missing":
         rows[4] = rows[4][:-1]
+    if how == "another age":
+        rows[4][census.AGE] = "99"
     if how == "not a number":
         rows[4][census.NUMBERS[2]] = "many"
     if how == "too few values":
@@ -117,10 +124,13 @@ def spoil(rows: list[list[str]], how: str) -> list[list[str]]:
         ("column missing", r"line 5 has 41 columns in place of 42"),
         ("not a number", r"could not convert string to float: 'many'"),
         ("too few values", r"should have 94 features.*Found 92"),
+        ("another age", r"data\.gz is not the file of the UCI repository: expected sha256 \w{64} of the.*found \w{64}"),
     ],
 )
 def test_a_spoilt_file_is_one_error(root: Path, how: str, message: str) -> None:
+    right = dict(census._SHA256)
     write(root / "census" / f"{census.TRAIN}.gz", spoil(people(40, 0), how))
+    census._SHA256.update(right)
     with pytest.raises(PaloraError, match=message + r".*palora data prepare census"):
         data.load("census", folder=root)
 
@@ -136,8 +146,29 @@ def test_unknown_values_and_swapped_files(root: Path) -> None:
     with pytest.raises(PaloraError, match=r"missing census-income\.data.*palora data prepare census.*PALORA_DATA"):
         data.load("census", folder=root)
     path.write_bytes(b"\x1f\x8b nothing")
-    with pytest.raises(PaloraError, match=r"census-income\.data\.gz is"):
+    with pytest.raises(PaloraError, match=r"census-income\.data\.gz is.*palora data prepare census"):
         data.load("census", folder=root)
+
+
+def test_preparing_replaces_what_is_damaged(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, path = b"sound", root / "census" / census.TRAIN
+    (root / "census" / f"{census.TRAIN}.gz").unlink()
+    path.write_bytes(b"damaged")
+    fetched = []
+
+    def fetch(urls: list[str], target: Path, **expected: object) -> Path:
+        fetched.append((urls, expected["sha256"], expected["size"]))
+        target.write_bytes(gzip.compress(sound))
+        return target
+
+    monkeypatch.setattr(census, "fetch", fetch)
+    monkeypatch.setattr(census, "load", lambda **_: None)
+    census._SHA256[census.TRAIN] = (hashlib.sha256(sound).hexdigest(), len(sound))
+    assert census.prepare(root) == root / "census"
+    assert fetched == [([f"{census.MIRRORS[0]}{census.TRAIN}.gz"], *census._SHA256[census.TRAIN])]
+    assert not path.exists(), "the .gz beside it has taken its place"
+    census.prepare(root)
+    assert len(fetched) == 1, "sound files are kept"
 
 
 @real

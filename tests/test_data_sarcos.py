@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Both files with 60 and 20 rows; the first 10 training rows are for validation."""
     monkeypatch.setattr(sarcos, "ROWS", {sarcos.TRAIN: 60, sarcos.TEST: 20})
     monkeypatch.setattr(sarcos, "VALIDATION", 10)
+    monkeypatch.setattr(sarcos, "_SHA256", {})
     (tmp_path / "sarcos").mkdir()
     for name, rows in sarcos.ROWS.items():
         write(tmp_path / "sarcos" / name, table(rows))
@@ -83,7 +85,7 @@ def test_the_test_file_alone_is_split_again_and_says_so(root: Path) -> None:
     assert {tuple(row) for row in rows.tolist()} == {tuple(row) for row in expected.tolist()}
     for t, target in enumerate(dataset.train.targets):
         assert np.quantile(target.double(), 0.9) == pytest.approx(1, abs=1e-6), t
-    with pytest.raises(PaloraError, match=r"missing sarcos_inv\.mat and.*gaussianprocess.*PALORA_DATA"):
+    with pytest.raises(PaloraError, match=r"missing sarcos_inv\.mat\. .*gaussianprocess.*PALORA_DATA"):
         data.load("sarcos", folder=root, reduced=False)
 
 
@@ -101,8 +103,30 @@ def test_spoilt_files_are_one_error(root: Path) -> None:
     with pytest.raises(PaloraError, match=r"row 42 holds a value that is not a number"):
         data.load("sarcos", folder=root)
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(PaloraError, match=r"sarcos_inv\.mat is cut short"):
+    with pytest.raises(PaloraError, match=r"sarcos_inv\.mat is cut short.*gaussianprocess"):
         data.load("sarcos", folder=root)
+
+
+def test_the_test_file_is_known_by_its_checksum(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = root / "sarcos" / sarcos.TEST
+    content = path.read_bytes()
+    monkeypatch.setattr(sarcos, "_SHA256", {sarcos.TEST: hashlib.sha256(content).hexdigest()})
+    data.load("sarcos", folder=root)
+    changed = bytearray(content)
+    changed[-100] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(PaloraError, match=r"sarcos_inv_test\.mat is not the official file: wrong checksum.*gaussianp"):
+        data.load("sarcos", folder=root)
+    fetched = []
+
+    def fetch(urls: list[str], target: Path, **_: object) -> Path:
+        fetched.append(urls)
+        target.write_bytes(content)
+        return target
+
+    monkeypatch.setattr(sarcos, "fetch", fetch)
+    assert sarcos.prepare(root) == sarcos.prepare(root) == root / "sarcos"
+    assert fetched == [[sarcos.URL + sarcos.TEST]], "once: a sound file is kept"
 
 
 @real

@@ -91,6 +91,10 @@ def test_a_folder_of_larger_pictures_is_the_same_set(root: Path, tmp_path: Path)
     assert (a[0] - b[0])[:, :, 5:25].abs().max() < 0.02
     assert all(map(torch.equal, a[1], b[1]))
     assert everything(data.load("utkface", folder=root))[0].equal(a[0]), "from the cache"
+    first = sorted(folder.iterdir())[0]
+    first.write_bytes(first.read_bytes()[:200] + bytes(first.stat().st_size - 200))
+    with pytest.raises(PaloraError, match="is not a sound picture"):  # of the same size: the cache is not asked
+        data.load("utkface", folder=tmp_path / "other")
 
 
 def test_spoilt_sets_are_one_error(root: Path) -> None:
@@ -109,8 +113,14 @@ def test_spoilt_sets_are_one_error(root: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(20):
             archive.writestr(f"face{i}.jpg", picture(i))
-    with pytest.raises(PaloraError, match=r"is not UTKFace: of 20 .*AGE_GENDER_RACE_DATE, for example face0"):
+    with pytest.raises(PaloraError, match=r"is not UTKFace: of 20 .*AGE_GENDER_RACE_DATE.*for example face0"):
         data.load("utkface", folder=root)
+    for name in ("30_7_1_20170116220224657", "130_1_1_20170116220224657", "30_1_5_20170116220224657", "39_1_20170116"):
+        path.write_bytes(sound)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(f"UTKFace/{name}.jpg.chip.jpg", picture(3))
+        with pytest.raises(PaloraError, match=rf"is not UTKFace: of 29 \.jpg files 1 have no.*{name}"):
+            data.load("utkface", folder=root)
     path.unlink()
     with pytest.raises(PaloraError, match=r"UTKFace is not in .*non-commercial.*PALORA_DATA"):
         data.load("utkface", folder=root)

@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palora.data.cache import cached
-from palora.data.download import Progress, fetch
+from palora.data.download import Progress, fetch, sound
 from palora.data.entry import Entry, Folder
 from palora.data.folder import ensure_folder
 from palora.data.idx import unpacked
+from palora.data.places import advised, missing, places, present
 from palora.data.places import locate as find
-from palora.data.places import missing, places, present
 from palora.data.types import Dataset, Split, TaskSpec
 from palora.errors import PaloraError
 
@@ -75,8 +75,16 @@ def load(*, folder: Folder = None, seed: int = 0, masters: bool = True, progress
     place = find(folder, "census", [TRAIN, TEST])
     if place is None:
         raise missing(folder, "census", "Census-Income (KDD)", f"{TRAIN}[.gz] or {TEST}[.gz]", _REMEDY)
-    contents = {name: unpacked(_path(place, name)) for name in (TRAIN, TEST)}
+    with advised(_REMEDY):
+        contents = {name: unpacked(_path(place, name)) for name in (TRAIN, TEST)}
     key = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    changed = [name for name in key if key[name] != _SHA256[name][0]]
+    if changed:
+        _parse(place, contents, progress)  # says what is wrong where that can be seen
+        raise PaloraError(
+            f"{_path(place, changed[0])} is not the file of the UCI repository: expected sha256 "
+            f"{_SHA256[changed[0]][0]} of the unzipped content, found {key[changed[0]]}. {_REMEDY}"
+        )
     tensors = cached("census", {"version": _VERSION, **key}, lambda: _parse(place, contents, progress))
 
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(tensors["train.codes"])))
@@ -189,10 +197,11 @@ def locate(folder: Folder = None) -> Path | None:
 
 
 def prepare(folder: Folder = None, progress: Progress | None = None) -> Path:
-    """Download what is missing, parse it into the cache; returns the folder."""
+    """Download what is missing or damaged, parse it into the cache; returns the folder."""
     place = locate(folder) or ensure_folder(places(folder, "census")[0])
     for name, (sha256, size) in _SHA256.items():
-        if present(place, name) is None:
+        path = present(place, name)
+        if path is None or not sound(path, sha256=sha256, size=size):
             fetch(
                 [f"{mirror}{name}.gz" for mirror in MIRRORS],
                 place / f"{name}.gz",
@@ -202,6 +211,8 @@ def prepare(folder: Folder = None, progress: Progress | None = None) -> Path:
                 remedy=_REMEDY,
                 progress=progress,
             )
+            if path is not None and path.suffix != ".gz":
+                path.unlink()  # the damaged unzipped file: the .gz beside it has taken its place
     load(folder=folder, progress=progress)
     return place
 

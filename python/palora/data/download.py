@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from palora.data.folder import ensure_folder
+from palora.data.idx import GZIP_MAGIC
 from palora.errors import PaloraError
 
 Progress = Callable[[str, int, int | None], None]
@@ -136,6 +137,17 @@ def check_content(path: Path, *, sha256: str, size: int | None = None, gzipped: 
         raise TruncatedError(f"truncated ({length:,} of {size:,} bytes)")
     if digest.hexdigest() != sha256:
         raise ContentError(f"wrong checksum (expected sha256 {sha256}, found {digest.hexdigest()})")
+
+
+def sound(path: Path, *, sha256: str, size: int | None = None) -> bool:
+    """Whether the content of `path`, unzipped if it is a gzip file, is what `sha256` and `size` say."""
+    try:
+        with open(path, "rb") as opened:
+            gzipped = opened.read(2) == GZIP_MAGIC
+        check_content(path, sha256=sha256, size=size, gzipped=gzipped)
+    except (ContentError, OSError):
+        return False
+    return True
 
 
 def _from_mirror(job: _Job, url: str) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from palora.data.download import ContentError, Progress, check_content, fetch
+from palora.data.download import Progress, fetch, sound
 from palora.data.entry import Folder
 from palora.data.folder import data_root, ensure_folder, origin
-from palora.data.idx import GZIP_MAGIC, parse_idx, unpacked
+from palora.data.idx import parse_idx, unpacked
+from palora.data.places import advised
 from palora.errors import PaloraError
 
 
@@ -85,21 +86,21 @@ class IdxSource:
             PaloraError: a file is missing, damaged, or well-formed but not the canonical one.
         """
         arrays, checksums = [], []
-        for file in self.parts[part]:
-            path = present(place, file)
-            if path is None:
-                raise PaloraError(f"{place / file.name}[.gz] is missing: run `palora data prepare {self.name}`.")
-            content = unpacked(path)
-            array = parse_idx(content, path)
-            checksum = hashlib.sha256(content).hexdigest()
-            if checksum != file.sha256:
-                raise PaloraError(
-                    f"{path} is not the canonical {self.title} file: expected sha256 {file.sha256} of the "
-                    f"unzipped content, found {checksum}. Run `palora data prepare {self.name}` to replace it, or "
-                    "name another folder with --data DIR."
-                )
-            arrays.append(array)
-            checksums.append(checksum)
+        with advised(f"Run `palora data prepare {self.name}` to replace it, or name another folder with --data DIR."):
+            for file in self.parts[part]:
+                path = present(place, file)
+                if path is None:
+                    raise PaloraError(f"{place / file.name}[.gz] is missing.")
+                content = unpacked(path)
+                array = parse_idx(content, path)
+                checksum = hashlib.sha256(content).hexdigest()
+                if checksum != file.sha256:
+                    raise PaloraError(
+                        f"{path} is not the canonical {self.title} file: expected sha256 {file.sha256} of the "
+                        f"unzipped content, found {checksum}."
+                    )
+                arrays.append(array)
+                checksums.append(checksum)
         return Digits(arrays[0], arrays[1], hashlib.sha256("".join(checksums).encode()).hexdigest())
 
     def prepare(
@@ -120,7 +121,7 @@ class IdxSource:
         ensure_folder(place)
         for file in self.files:
             path = present(place, file)
-            if path is None or not _sound(path, file):
+            if path is None or not sound(path, sha256=file.sha256, size=file.size):
                 fetch(
                     [base + file.name + ".gz" for base in self._mirrors()],
                     place / (file.name + ".gz"),
@@ -152,7 +153,8 @@ class IdxSource:
         return [file for file in self.files if present(place, file) is None]
 
     def _damaged(self, place: Path) -> bool:
-        return any(not _sound(path, file) for file in self.files if (path := present(place, file)))
+        here = [(path, file) for file in self.files if (path := present(place, file))]
+        return any(not sound(path, sha256=file.sha256, size=file.size) for path, file in here)
 
     def _mirrors(self) -> tuple[str, ...]:
         own = os.environ.get("PALORA_MIRROR")
@@ -164,12 +166,3 @@ def present(place: Path, file: File) -> Path | None:
     candidates = (place / f"{file.name}.gz", place / file.name)
     return next((path for path in candidates if path.is_file()), None)
 
-
-def _sound(path: Path, file: File) -> bool:
-    try:
-        with open(path, "rb") as opened:
-            gzipped = opened.read(2) == GZIP_MAGIC
-        check_content(path, sha256=file.sha256, size=file.size, gzipped=gzipped)
-    except (ContentError, OSError):
-        return False
-    return True

@@ -152,7 +152,7 @@ def _frames(pictures: Pictures, part: str, scale: int, progress: Progress | None
         ]
         for number in numbers["image"]
     }
-    listing = json.dumps([[name, pictures.sizes.get(name)] for names in files.values() for name in names])
+    listing = json.dumps([[name, pictures.stamps.get(name)] for names in files.values() for name in names])
     key: dict[str, str | int | None] = {
         "version": _VERSION,
         "part": part,

@@ -22,10 +22,9 @@ class Pictures:
         self.path, self.remedy = path, remedy
         self._zip: zipfile.ZipFile | None = None
         if path.is_dir():
-            self.sizes = {
-                file.relative_to(path).as_posix(): file.stat().st_size
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
+            found = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
+            self.stamps = {
+                file.relative_to(path).as_posix(): f"{about.st_size} {about.st_mtime_ns}" for file, about in found
             }
             return
         try:
@@ -33,12 +32,13 @@ class Pictures:
         except (OSError, zipfile.BadZipFile) as error:
             raise PaloraError(f"{path} is damaged or cut short ({error}). {remedy}") from error
         members = sorted(self._zip.infolist(), key=lambda member: member.filename)
-        self.sizes = {member.filename: member.CRC for member in members if not member.is_dir()}
+        self.stamps = {member.filename: f"{member.CRC:08x}" for member in members if not member.is_dir()}
+        """File → what changes with its content: the checksum in the zip file, or size and time of change."""
 
     @property
     def names(self) -> list[str]:
         """All files, in the order of the alphabet."""
-        return list(self.sizes)
+        return list(self.stamps)
 
     def bytes(self, name: str) -> bytes:
         """The content of a file; PaloraError if it is damaged (a zip file keeps checksums)."""
@@ -60,5 +60,5 @@ class Pictures:
                 if size is not None and found.size != size:
                     found = found.resize(size, Image.Resampling.BILINEAR)
                 return np.array(found, dtype=np.uint8)
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise PaloraError(f"{name} in {self.path} is not a sound picture ({error}). {self.remedy}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from palora.data.entry import Folder
@@ -25,6 +26,15 @@ def locate(folder: Folder, sub: str, names: Iterable[str]) -> Path | None:
     """The first of `places` that holds all of `names`, gzipped or not; else None."""
     names = list(names)
     return next((place for place in places(folder, sub) if all(present(place, name) for name in names)), None)
+
+
+@contextmanager
+def advised(remedy: str) -> Iterator[None]:
+    """Within, a PaloraError on what is wrong with a file ends with `remedy`: where to get a sound one."""
+    try:
+        yield
+    except PaloraError as error:
+        raise PaloraError(f"{error} {remedy}") from error
 
 
 def missing(folder: Folder, sub: str, title: str, what: str, remedy: str) -> PaloraError:

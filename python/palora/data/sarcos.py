@@ -7,6 +7,9 @@ With both official files the first 4,448 rows of `sarcos_inv.mat` are for valida
 training, and the 4,449 of `sarcos_inv_test.mat` for testing. With the test file alone its rows are split
 70/10/20 by a fixed permutation: a reduced set, whose note says so. (As often reported, many official test rows
 are also among the official training rows; the reduced set, made of one file, keeps its splits apart.)
+
+The test file is downloaded and known by its checksum. We know none for the training file, so it is not downloaded,
+and checked by its form alone.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palora.data.download import Progress, fetch
+from palora.data.download import ContentError, Progress, check_content, fetch, sound
 from palora.data.entry import Entry, Folder
 from palora.data.folder import ensure_folder
 from palora.data.mat5 import read_matrix
+from palora.data.places import advised, missing, places
 from palora.data.places import locate as find
-from palora.data.places import missing, places
 from palora.data.types import Dataset, Split, TaskSpec
 from palora.errors import PaloraError
 
@@ -32,7 +35,7 @@ INPUTS, TORQUES = 21, 7
 VALIDATION = 4_448
 
 URL = "http://gaussianprocess.org/gpml/data/"
-_SHA256 = "161a59b5c3b4f4b404584323f181607b2acbe620eb134dc720760dc3f38f5cec"  # of the test file
+_SHA256 = {TEST: "161a59b5c3b4f4b404584323f181607b2acbe620eb134dc720760dc3f38f5cec"}
 _REMEDY = f"Get {TRAIN} and {TEST} from {URL} ({TEST} alone makes a reduced set)."
 
 TASKS = tuple(TaskSpec(f"torque {joint + 1}", loss="mse", metric="mse", outputs=1) for joint in range(TORQUES))
@@ -54,7 +57,9 @@ def load(*, folder: Folder = None, seed: int = 0, reduced: bool | None = None) -
     if place is None and reduced is None:
         place, reduced = find(folder, "sarcos", [TEST]), True
     if place is None:
-        raise missing(folder, "sarcos", "SARCOS", TEST if reduced else f"{TRAIN} and {TEST}", _REMEDY)
+        wanted = [TEST] if reduced else [TRAIN, TEST]
+        absent = [name for name in wanted if find(folder, "sarcos", [name]) is None]
+        raise missing(folder, "sarcos", "SARCOS", " and ".join(absent or wanted), _REMEDY)
     test = read(place / TEST)
     if reduced:
         order = np.random.default_rng(0).permutation(len(test))
@@ -79,7 +84,8 @@ def read(path: Path) -> NDArray[np.float64]:
     Raises:
         PaloraError: not that file, or values that are not numbers.
     """
-    rows = read_matrix(path, path.stem)
+    with advised(_REMEDY):
+        rows = read_matrix(path, path.stem)
     expected = (ROWS[path.name], INPUTS + TORQUES)
     if rows.shape != expected:
         raise PaloraError(
@@ -89,6 +95,11 @@ def read(path: Path) -> NDArray[np.float64]:
     if not np.isfinite(rows).all():
         row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise PaloraError(f"{path} is damaged: row {row + 1:,} holds a value that is not a number. {_REMEDY}")
+    if path.name in _SHA256:
+        try:
+            check_content(path, sha256=_SHA256[path.name])
+        except ContentError as error:
+            raise PaloraError(f"{path} is not the official file: {error}. {_REMEDY}") from error
     return rows
 
 
@@ -104,11 +115,10 @@ def locate(folder: Folder = None) -> Path | None:
 
 
 def prepare(folder: Folder = None, progress: Progress | None = None) -> Path:
-    """Check what is there; with nothing there, download the test file. Returns the folder."""
-    place = locate(folder)
-    if place is None:
-        place = ensure_folder(places(folder, "sarcos")[0])
-        fetch([URL + TEST], place / TEST, sha256=_SHA256, size=996_776, remedy=_REMEDY, progress=progress)
+    """Check what is there; download the test file if it is missing or damaged. Returns the folder."""
+    place = locate(folder) or ensure_folder(places(folder, "sarcos")[0])
+    if not sound(place / TEST, sha256=_SHA256[TEST]):
+        fetch([URL + TEST], place / TEST, sha256=_SHA256[TEST], size=996_776, remedy=_REMEDY, progress=progress)
     load(folder=folder)
     return place
 
