@@ -114,6 +114,11 @@ def spoil(folder: Path, what: str) -> None:
         np.save(path, np.load(path)[:, :, 0])
     elif what == "objects":
         np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    elif what == "archive":
+        np.savez(folder / "image" / "3.npz", image=np.load(path))
+        (folder / "image" / "3.npz").replace(path)
+    elif what == "no pixels":
+        np.save(path, np.load(path)[:0])
     elif what == "no folder":
         (folder / "image").rename(folder / "images")
 
@@ -130,6 +135,8 @@ SPOILT = {
     "size": r"image/3\.npy should be 32 × 64 as the others",
     "channels": r"image/3\.npy should hold numbers of shape \(H, W, 3\)",
     "objects": r"image/3\.npy is damaged",
+    "archive": r"image/3\.npy is damaged",
+    "no pixels": r"image/3\.npy should hold numbers of shape \(H, W, 3\)",
     "no folder": r"has no folder image",
 }
 
@@ -146,7 +153,7 @@ def test_spoilt_normals_and_missing_frames(tmp_path: Path) -> None:
     root = made.nyuv2(tmp_path / "data")
     path = root / "nyuv2" / "val" / "normal" / "1.npy"
     np.save(path, np.load(path) * 2)
-    with pytest.raises(PaloraError, match=r"val/normal/1\.npy: normals should have length 1.*Found lengths up to 2"):
+    with pytest.raises(PaloraError, match=r"val/normal/1\.npy: normals should have length 1.*Found up to 2"):
         data.load("nyuv2", folder=root)
     for name in ("cityscapes", "nyuv2"):
         with pytest.raises(PaloraError, match=r"is not in .*mtan.*PALORA_DATA"):

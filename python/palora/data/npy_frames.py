@@ -36,12 +36,12 @@ class Field:
     check: Check
 
 
-def within(low: float, high: float) -> Check:
-    """All values are finite and lie in low … high."""
+def within(low: float, high: float, slack: float = 0.05) -> Check:
+    """All values are finite and lie in low … high, or as little beyond as resizing may have put them."""
 
     def check(values: NDArray[np.float64]) -> str | None:
         least, most = float(values.min()), float(values.max())
-        if low <= least and most <= high:  # false for NaN
+        if low - slack <= least and most <= high + slack:  # false for NaN
             return None
         return f"values should lie in {low:g} … {high:g}. Found {least:g} … {most:g}"
 
@@ -50,7 +50,7 @@ def within(low: float, high: float) -> Check:
 
 def classes(count: int) -> Check:
     """Whole numbers in 0 … count − 1, or −1 for a pixel without label."""
-    span = within(-1, count - 1)
+    span = within(-1, count - 1, slack=0)
 
     def check(values: NDArray[np.float64]) -> str | None:
         if (values != np.round(values)).any():
@@ -61,11 +61,9 @@ def classes(count: int) -> Check:
 
 
 def normals(values: NDArray[np.float64]) -> str | None:
-    """Vectors along the last axis of length 1, or 0 for none."""
-    length = np.sqrt((values**2).sum(-1))
-    if ((np.abs(length - 1) < 0.05) | (length < 1e-3)).all():
-        return None
-    return f"normals should have length 1, or 0 for none. Found lengths up to {float(length.max()):g}"
+    """Vectors along the last axis of length 1 (less where resizing has mixed two), or 0 for none."""
+    longest = float(np.sqrt((values**2).sum(-1)).max())
+    return None if longest <= 1.05 else f"normals should have length 1, or 0 for none. Found up to {longest:g}"
 
 
 @dataclass(frozen=True)
@@ -144,12 +142,13 @@ class NpyFrames:
 
     def _check(self, path: Path, field: Field, size: tuple[int, ...] | None) -> tuple[int, ...]:
         try:
-            values = np.load(path, allow_pickle=False)
+            with open(path, "rb") as file:  # np.load would take archives and pickles for arrays
+                values = np.lib.format.read_array(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise PaloraError(f"{path} is damaged or cut short ({error}). {self.remedy}") from error
         shape, dimensions = values.shape, 2 if field.channels == 0 else 3
-        numeric = values.dtype.kind in "fiu"
-        if not numeric or len(shape) != dimensions or (field.channels and shape[2] != field.channels):
+        usable = values.dtype.kind in "fiu" and values.size > 0
+        if not usable or len(shape) != dimensions or (field.channels and shape[2] != field.channels):
             expected = "(H, W)" if field.channels == 0 else f"(H, W, {field.channels})"
             raise PaloraError(
                 f"{path} should hold numbers of shape {expected}. Found {values.dtype} {shape}. {self.remedy}"
