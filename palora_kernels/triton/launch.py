@@ -25,6 +25,10 @@ _POINTERS = {
     torch.int64: "*i64",
 }
 
+# Whether a compiler may contract a·b + c to one rounding. Asked for by name: the default differs between releases of
+# Triton. Compilation ahead of time asks for the same.
+FP_FUSION = True
+
 _records: list[Launch] | None = None
 
 
@@ -92,10 +96,7 @@ def recording() -> Iterator[list[Launch]]:
 
 
 def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arguments: Any) -> None:
-    """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start.
-
-    Floating-point fusion is asked for by name: its default differs between releases of Triton.
-    """
+    """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start."""
     if programs == 0:
         return
     if _records is not None:
@@ -104,7 +105,7 @@ def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arg
     if interpreted():
         kernel[(programs,)](**arguments)
         return
-    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+    options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
     device = next(v for v in arguments.values() if isinstance(v, Tensor)).device
     if device.index == torch.cuda.current_device():
         kernel[(programs,)](**arguments, **options)
