@@ -15,8 +15,8 @@ _FORCED: dict[str, str] = {}
 ALGORITHMS = {
     "linear": ("factored", "merged"),
     "linear_delta": ("merged", "basis"),
-    "conv2d": ("merged", "basis", "factored", "direct"),
-    "conv2d_delta": ("merged", "basis", "direct"),
+    "conv2d": ("merged", "basis", "factored", "direct", "tiled"),
+    "conv2d_delta": ("merged", "basis", "direct", "tiled"),
 }
 
 
@@ -78,12 +78,15 @@ class Conv:
     shared: bool
     matricised: bool = False  # the deltas are low-rank as O x K matrices
     channels_last: bool = False  # the layout of the result
+    item: int = 4  # bytes of a number
 
     def offers(self, algorithm: str) -> bool:
         if algorithm == "factored":
             return self.matricised and self.groups == 1
         if algorithm == "direct":
             return self.backend == "native" and self.shared and self.groups == 1
+        if algorithm == "tiled":
+            return self.backend == "native" and not self.shared and self.channels_last and self.item >= 4
         return True
 
 

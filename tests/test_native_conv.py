@@ -142,3 +142,62 @@ def test_merged_batch_sizes(M: int, n: int, weight: bool, kernel: tuple[int, int
     case = conv_case(M, n, 2, 3, 3, 1, kernel=kernel, weight=weight)
     case["x"] = case["x"].to(memory_format=torch.channels_last)
     assert_equals_definition("conv2d", case, torch.float64, "merged", "native")
+
+
+TILED: list[dict[str, Any]] = [
+    {},
+    {"padding": 1},
+    {"stride": 2, "padding": 1},
+    {"stride": (2, 3), "padding": (4, 0), "dilation": (1, 2)},  # more padding than the kernel reaches
+    {"stride": (3, 2), "padding": (0, 3), "dilation": (2, 3)},  # stride and dilation without a common factor
+    {"stride": 4, "dilation": 2},  # pixels that no output sees
+]
+
+
+@pytest.mark.parametrize("geometry", TILED)
+@pytest.mark.parametrize("form, groups", [("matricised", 1), ("loralib", 2), ("dense", 1), ("dense", 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_tiled_equals_the_definition(
+    geometry: dict[str, Any], form: str, groups: int, dtype: torch.dtype
+) -> None:
+    op = "conv2d_delta" if form == "dense" else "conv2d"
+    case = conv_case(3, 2, 6, 12, 2, 2, size=(11, 14), form=form, groups=groups)
+    case["x"] = case["x"].to(memory_format=torch.channels_last)
+    assert_equals_definition(op, case, dtype, "tiled", "native", groups=groups, **geometry)
+
+
+@pytest.mark.parametrize(
+    "M, n, C, O, size, kernel",
+    [
+        (2, 3, 1, 1, (1, 1), (1, 1)),
+        (1, 1, 17, 33, (5, 29), (3, 2)),
+        (2, 1, 3, 150, (4, 13), (1, 3)),  # more outputs than one panel
+        (5, 2, 10, 20, (12, 12), (5, 5)),
+        (1, 2, 2, 63, (70, 3), (3, 3)),
+        (3, 0, 2, 4, (5, 5), (3, 3)),
+        (1, 1, 48, 80, (40, 40), (3, 3)),  # more than one band of rows
+    ],
+)
+@pytest.mark.parametrize("bias", [0, 1, 2])
+def test_tiled_sizes(
+    M: int, n: int, C: int, O: int, size: tuple[int, int], kernel: tuple[int, int], bias: int
+) -> None:
+    for weight in (True, False) if kernel[0] == kernel[1] else (True,):
+        case = conv_case(M, n, C, O, 2, 1, size=size, kernel=kernel, bias=bias, weight=weight)
+        case["x"] = case["x"].to(memory_format=torch.channels_last)
+        padding = tuple(k // 2 for k in kernel)
+        assert_equals_definition("conv2d", case, torch.float64, "tiled", "native", padding=padding)
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "A", "lam"])
+def test_tiled_gives_only_the_gradient_that_is_needed(wanted: str) -> None:
+    case = conv_case(3, 2, 4, 6, 2, 2)
+    case["x"] = case["x"].to(memory_format=torch.channels_last)
+    case = convert(case, torch.float64)
+    for name, tensor in case.items():
+        tensor.requires_grad_(name == wanted)
+    grad = torch.randn(6, 6, 5, 4).double()
+    (want,) = torch.autograd.grad(pk.conv2d(**case, backend="reference"), case[wanted], grad)
+    with pk.force_plan(conv2d="tiled"):
+        (found,) = torch.autograd.grad(pk.conv2d(**case, backend="native"), case[wanted], grad)
+    torch.testing.assert_close(found, want)

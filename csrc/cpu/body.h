@@ -436,5 +436,7 @@ extern const Kernels<float> float_kernels = all<float>();
 extern const Kernels<double> double_kernels = all<double>();
 extern const Kernels<bf16> bf16_kernels = all<bf16>();
 
+#include "tile_body.h"
+
 }  // namespace PALORA_ISA
 }  // namespace palora

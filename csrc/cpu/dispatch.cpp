@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels.h"
+#include "tiles.h"
 
 namespace palora {
 
@@ -12,6 +13,8 @@ namespace palora {
   extern const Kernels<float> float_kernels;     \
   extern const Kernels<double> double_kernels;   \
   extern const Kernels<bf16> bf16_kernels;       \
+  extern const Tiles<float> float_tiles;         \
+  extern const Tiles<double> double_tiles;       \
   }
 PALORA_DECLARE(baseline)
 #if defined(__x86_64__)
@@ -64,6 +67,15 @@ const Kernels<double>& table<double>() {
 template <>
 const Kernels<bf16>& table<bf16>() {
   return PALORA_PICK(bf16_kernels);
+}
+
+template <>
+const Tiles<float>& tiles<float>() {
+  return PALORA_PICK(float_tiles);
+}
+template <>
+const Tiles<double>& tiles<double>() {
+  return PALORA_PICK(double_tiles);
 }
 
 const char* instruction_set() {

@@ -1,4 +1,5 @@
 #include "kernels.h"
+#include "tiles.h"
 
 #if defined(__x86_64__)
 #define PALORA_ISA avx2

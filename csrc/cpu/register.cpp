@@ -10,6 +10,7 @@
 #include "merge.cpp"
 #include "pool.cpp"
 #include "products.cpp"
+#include "tiled.cpp"
 
 namespace palora {
 namespace {
@@ -39,6 +40,12 @@ TORCH_LIBRARY(palora_native, library) {
       "basis_conv_backward(Tensor grad, Tensor x, Tensor c, int[2] kernel, int[2] stride, int[2] padding, "
       "int[2] dilation) -> (Tensor, Tensor)");
   library.def(
+      "tiled_conv(Tensor x, Tensor kernel, Tensor? bias, int[2] stride, int[2] padding, int[2] dilation, int groups, "
+      "Tensor(a!) y) -> ()");
+  library.def(
+      "tiled_conv_backward(Tensor grad, Tensor x, Tensor kernel, int[2] stride, int[2] padding, int[2] dilation, "
+      "int groups, bool needs_kernel, bool needs_bias, Tensor(a!)? dx) -> (Tensor, Tensor)");
+  library.def(
       "merge_rows(Tensor? weight, Tensor A, Tensor B, Tensor columns, ScalarType dtype) -> Tensor");
   library.def(
       "pull_rows(Tensor grad, Tensor A, Tensor B, Tensor columns, Tensor(a!) weight, Tensor(b!) A_sum, "
@@ -52,6 +59,8 @@ TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("linear_backward", &linear_backward_boxed);
   library.impl("basis_conv", &basis_conv);
   library.impl("basis_conv_backward", &basis_conv_backward);
+  library.impl("tiled_conv", &tiled_conv);
+  library.impl("tiled_conv_backward", &tiled_conv_backward);
   library.impl("merge_rows", &merge_rows);
   library.impl("pull_rows", &pull_rows);
   library.impl("max_pool_relu", &max_pool_relu);

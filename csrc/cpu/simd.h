@@ -34,7 +34,7 @@ INLINE V<C> zero() {
 }
 template <class C>
 INLINE V<C> splat(C value) {
-  return V<C>{} + value;
+  return value - V<C>{};  // not a sum: -0 + 0 is 0, so that the compiler would have to add
 }
 
 // Overloads rather than templates: load and store of bf16 below must not be candidates for a vector of bf16.

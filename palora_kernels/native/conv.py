@@ -1,18 +1,21 @@
 """The native plans of `conv2d` and `conv2d_delta`.
 
 ``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row, combined into
-M rows while they are in cache. ``merged`` is the eager plan with merging and pulling back in C++. The convolutions of
-all other plans are oneDNN's.
+M rows while they are in cache. ``tiled`` merges ray by ray and convolves in channels_last with register tiles, into the
+rows of the result at once. ``merged`` is the eager plan with merging and pulling back in C++. The convolutions of all
+other plans are oneDNN's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from palora_kernels.eager import conv as eager_conv
 from palora_kernels.eager.conv import Geometry, _bias_of, _place, _ray
-from palora_kernels.eager.factors import Factors, LowRank, Needs
+from palora_kernels.eager.factors import Factors, LowRank, Needs, WeightGradients
 from palora_kernels.eager.linear import Gradients, _coefficients
 from palora_kernels.native.factors import NativeGradients, NativeLowRank
 from palora_kernels.reference import opmath_dtype
@@ -90,6 +93,83 @@ def merged_backward(
     return dx, dweight, dbias, dfactors, dlam
 
 
+def _kernels(factors: Factors, weight: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """lam_m (T,) -> ray m's kernel in channels_last."""
+    if isinstance(factors, NativeLowRank):
+        base = factors.base(weight)
+        return lambda lam_m: factors.merged_onto(base, lam_m)
+    return lambda lam_m: factors.merged(weight, lam_m).contiguous(memory_format=torch.channels_last)
+
+
+def tiled_forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    factors: Factors,
+    lam: Tensor,
+    shared: bool,
+    conv: Geometry,
+    layout: torch.memory_format,
+) -> Tensor:
+    rays = lam.shape[0]
+    if isinstance(factors, LowRank):
+        factors = NativeLowRank(factors, layout)
+    kernel, x = _kernels(factors, weight), x.contiguous(memory_format=layout)
+    size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
+    y = eager_conv._empty(x, [x.shape[0], factors.shape[0], *size], layout)
+    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    bias = None if bias is None else bias.contiguous()
+    for m in range(rays):
+        torch.ops.palora_native.tiled_conv.default(
+            _ray(x, m, rays), kernel(lam[m]), _bias_of(bias, m), *geometry, _ray(y, m, rays)
+        )
+    return y
+
+
+def tiled_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    factors: Factors,
+    lam: Tensor,
+    bias_dims: int,
+    shared: bool,
+    needs: Needs,
+    conv: Geometry,
+    layout: torch.memory_format,
+) -> Gradients:
+    rays = lam.shape[0]
+    sums: NativeGradients | WeightGradients
+    if isinstance(factors, LowRank):
+        factors = NativeLowRank(factors, layout)
+        sums = NativeGradients(factors, lam, needs)
+    else:
+        sums = WeightGradients(factors, lam, needs)
+    kernel = _kernels(factors, weight)
+    grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
+    dx = torch.empty_like(x, memory_format=layout) if needs.x else None
+    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    biases: list[Tensor] = []
+    for m in range(rays):
+        dkernel, dbias_m = torch.ops.palora_native.tiled_conv_backward.default(
+            _ray(grad, m, rays),
+            _ray(x, m, rays),
+            kernel(lam[m]),
+            *geometry,
+            sums.wanted,
+            needs.bias,
+            None if dx is None else _ray(dx, m, rays),
+        )
+        if sums.wanted:
+            sums.add_ray(m, dkernel)
+        biases.append(dbias_m)
+    dbias: Tensor | None = None
+    if needs.bias:
+        dbias = torch.stack(biases) if bias_dims == 2 else torch.stack(biases).sum(0)
+    dweight, dfactors, dlam = sums.results()
+    return dx, dweight, dbias, dfactors, dlam
+
+
 def direct_forward(
     x: Tensor,
     weight: Tensor | None,
@@ -154,5 +234,6 @@ def direct_backward(
 CONV = {
     **eager_conv.CONV,
     "merged": (merged_forward, merged_backward),
+    "tiled": (tiled_forward, tiled_backward),
     "direct": (direct_forward, direct_backward),
 }
