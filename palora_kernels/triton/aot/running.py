@@ -1,0 +1,48 @@
+"""Many compilations in parallel processes."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+from palora_kernels.triton import catalog
+from palora_kernels.triton.aot.building import Finding, examine
+from palora_kernels.triton.aot.targets import TARGETS
+from palora_kernels.triton.catalog import Variant
+
+_variants: dict[str, Variant] = {}
+
+
+def variants(module: str | None) -> dict[str, Variant]:
+    """By name: the whole catalogue, or what ``variants()`` of one module lists."""
+    listed = catalog.all_variants() if module is None else importlib.import_module(module).variants()
+    return {variant.name: variant for variant in listed}
+
+
+def run(work: list[tuple[str, str]], module: str | None, jobs: int) -> Iterator[Finding]:
+    """Examine (variant, target) pairs in their order. A kernel cannot be sent to a process: each lists its own."""
+    jobs = max(1, min(jobs, len(work)))
+    if jobs == 1:
+        _start(module)
+        yield from map(_one, work)
+        return
+    # Threads of PyTorch do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _start, (module,)) as pool:
+        yield from pool.map(_one, work)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(module: str | None) -> None:
+    _variants.update(variants(module))
+
+
+def _one(pair: tuple[str, str]) -> Finding:
+    variant, target = pair
+    return examine(_variants[variant], TARGETS[target])
