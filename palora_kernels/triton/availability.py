@@ -52,7 +52,7 @@ def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"Triton needs compute capability {OLDEST[0]}.{OLDEST[1]}" if _old(index) else None
     if device.type == "cpu" and interpreted():
         return None
-    return f"the Triton kernels run on CUDA and ROCm devices, or on the CPU under TRITON_INTERPRET=1. Found {device.type}"
+    return f"the Triton kernels run on CUDA and ROCm, or on the CPU under TRITON_INTERPRET=1. Found {device.type}"
 
 
 def preferred(device: torch.device, dtype: torch.dtype) -> bool:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,7 +62,9 @@ def _target_of_index(index: int) -> Target:
     if torch.version.hip is not None:
         return Target(properties.gcnArchName.split(":")[0], properties.multi_processor_count, 65_536)
     name = f"sm_{properties.major}{properties.minor}"
-    return Target(name, properties.multi_processor_count, properties.shared_memory_per_block_optin)
+    # Missing from PyTorch's own type stub.
+    optin: int = getattr(properties, "shared_memory_per_block_optin")  # noqa: B009
+    return Target(name, properties.multi_processor_count, optin)
 
 
 def target_of(device: torch.device) -> Target:
@@ -132,25 +134,33 @@ _ITEM = {"half": 2, "tf32": 4, "ieee": 4}
 
 
 def staged_bytes(tile: Tile, kind: str, side: int) -> int:
-    """Shared memory of the operands of all stages; ``side`` more columns of the reduction are loaded beside the tile."""
+    """Shared memory of the operands of all stages; ``side`` more columns are loaded beside those of the tile."""
     return (tile.rows + tile.columns + side) * tile.depth * _ITEM[kind] * tile.num_stages
 
 
 def _fitted(tile: Tile, kind: str, side: int, target: Target) -> Tile | None:
     """The tile with as many of its stages as the device has room for; None if two do not fit."""
-    # Compilers of AMD keep one of the stages in registers.
-    stages = [s for s in range(2, tile.num_stages + 1)] if not target.is_amd else [2]
-    for s in reversed(stages):
-        fitted = Tile(tile.rows, tile.columns, tile.depth, tile.num_warps, s)
-        held = Tile(tile.rows, tile.columns, tile.depth, tile.num_warps, s - 1) if target.is_amd else fitted
+    most = 2 if target.is_amd else tile.num_stages
+    for stages in range(most, 1, -1):
+        # AMD's compiler keeps one of the stages in registers.
+        held = replace(tile, num_stages=stages - 1 if target.is_amd else stages)
         if staged_bytes(held, kind, side) <= target.shared_memory:
-            return fitted
+            return replace(tile, num_stages=stages)
     return None
 
 
-def candidates(kind: str, target: Target, side: int = 0, largest: int = 128 * 256) -> list[Tile]:
-    """All tiles that `choose` and ``bench --tune`` may take; ``largest`` bounds the accumulator rows*columns."""
-    fitted = (_fitted(t, kind, side, target) for t in _TILES[kind] if t.rows * t.columns <= largest)
+def candidates(
+    kind: str, target: Target, side: int = 0, largest: int = 128 * 256, columns: int | None = None
+) -> list[Tile]:
+    """All tiles that `choose` and ``bench --tune`` may take.
+
+    ``largest`` bounds the accumulator, rows*columns; ``columns`` fixes the width where the problem itself is narrow.
+    """
+    tiles = _TILES[kind]
+    if columns is not None:
+        widest = {(t.rows, t.depth): replace(t, columns=columns) for t in tiles if t.num_warps <= 4}
+        tiles = list(widest.values())
+    fitted = (_fitted(t, kind, side, target) for t in tiles if t.rows * t.columns <= largest)
     return [t for t in fitted if t is not None]
 
 
@@ -160,15 +170,18 @@ _BYTES = 64
 _FIXED = 2000  # cycles to start a program and to fill its pipeline
 
 
-def cycles(tile: Tile, kind: str, rows: int, columns: int, depth: int, target: Target) -> float:
-    """An estimate that orders the candidates, nothing more."""
-    tiles = -(-rows // tile.rows) * -(-columns // tile.columns)
-    steps = -(-depth // tile.depth) * tile.depth
+def cycles(tile: Tile, kind: str, rows: int, columns: int, depth: int, target: Target, splits: int = 1) -> float:
+    """An estimate that orders the candidates, nothing more. ``splits``: programs that share the reduction of a tile."""
+    programs = -(-rows // tile.rows) * -(-columns // tile.columns) * splits
+    steps = -(-depth // (tile.depth * splits)) * tile.depth
     rate = _RATE[kind] if tile.rows >= 64 or kind == "ieee" else _RATE[kind] / 2
     compute = tile.rows * tile.columns * steps / rate
     traffic = (tile.rows + tile.columns) * steps * _ITEM[kind] / _BYTES
     result = tile.rows * tile.columns * _ITEM[kind] / _BYTES
-    return -(-tiles // target.processors) * (max(compute, traffic) + result + _FIXED)
+    total = -(-programs // target.processors) * (max(compute, traffic) + result + _FIXED)
+    if splits > 1:  # float32 partial sums are written, read and added by one more launch
+        total += _FIXED + 8 * splits * rows * columns / (_BYTES / 4 * target.processors)
+    return total
 
 
 def choose(
@@ -181,14 +194,28 @@ def choose(
     *,
     side: int = 0,
     largest: int = 128 * 256,
+    narrow: int | None = None,
 ) -> Tile:
-    """The configuration of a launch: the tuning file's for this kernel, kind and bucket of shapes, else the cheapest."""
+    """The configuration of a launch: the tuning file's for this kernel, kind and bucket of shapes, else the cheapest.
+
+    The arguments after the shape are those of `candidates`; ``narrow`` is its ``columns``.
+    """
     how, target = kind(dtype), target_of(device)
-    if _forced is None:
-        tuned = tuning(device).get(key(kernel, how, rows, columns, depth))
-        if tuned is not None:
-            return tuned
-    return min(candidates(how, target, side, largest), key=lambda t: cycles(t, how, rows, columns, depth, target))
+    tuned = _tuned(kernel, how, device, rows, columns, depth)
+    if tuned is not None:
+        return tuned
+    tiles = candidates(how, target, side, largest, narrow)
+    return min(tiles, key=lambda t: cycles(t, how, rows, columns, depth, target))
+
+
+SPLITS = (1, 2, 4, 8, 16)
+
+
+def choose_splits(tile: Tile, dtype: torch.dtype, device: torch.device, rows: int, columns: int, depth: int) -> int:
+    """How many programs share the reduction of one tile; their partial sums are added in a fixed order."""
+    how, target = kind(dtype), target_of(device)
+    allowed = [s for s in SPLITS if s == 1 or s * 2 * tile.depth <= depth]
+    return min(allowed, key=lambda s: cycles(tile, how, rows, columns, depth, target, s))
 
 
 # ------------------------------------------------------------------------------------------------------- tuning file
@@ -198,6 +225,12 @@ def key(kernel: str, kind: str, rows: int, columns: int, depth: int) -> str:
     """Shapes share an entry if their sizes round up to the same powers of two."""
     bucket = "x".join(str(1 << max(size - 1, 0).bit_length()) for size in (rows, columns, depth))
     return f"{kernel} {kind} {bucket}"
+
+
+def _tuned(kernel: str, kind: str, device: torch.device, rows: int, columns: int, depth: int) -> Tile | None:
+    if _forced is not None:
+        return None
+    return tuning(device).get(key(kernel, kind, rows, columns, depth))
 
 
 def tuning_file(device_name: str) -> Path:

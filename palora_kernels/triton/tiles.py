@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """What the kernels are made of. Offsets are int64 throughout: M multiplies the number of rows.
 
 A factor of the layer is (T, *, r) or (T, r, *). Its concatenated columns, or rows, are j = t*r + i, j < R = T*r; the

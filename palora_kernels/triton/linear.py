@@ -1,0 +1,148 @@
+"""The Triton plans of `linear` and `linear_delta`: which kernels run, on what, for which gradients.
+
+``factored`` keeps A and B apart and forms S = X B^T beside the base product, in one launch; where R is too large for
+that it is ``split``: S first, in a launch of its own. ``merged`` forms the M weights in one launch and multiplies with
+cuBLAS. ``basis`` computes the products with W and every D_t and combines them; with a shared input once for all rays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palora_kernels.eager.factors import Needs
+from palora_kernels.eager.linear import Gradients
+from palora_kernels.triton import linear_product, linear_project, linear_sums, linear_weights
+from palora_kernels.triton.operands import in_side, out_side
+
+
+def _forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    shared: bool,
+    fused: bool,
+) -> tuple[Tensor, Tensor]:
+    rays, O, R = lam.shape[0], A.shape[1], A.shape[0] * A.shape[2]
+    rows = x.shape[0]
+    y = x.new_empty(rows * rays if shared else rows, O)
+    if y.numel() == 0:
+        return y, x.new_zeros(rows, R)
+    into, out = in_side(B), out_side(A)
+    n = rows if shared else rows // rays
+    if fused and R <= linear_product.LARGEST_FUSED:
+        S = x.new_empty(rows, R)
+        linear_product.run(x, weight, bias, into, out, lam, S, y, n=n, s_from="x", shared=shared)
+    else:
+        S = linear_project.run(x, into)
+        linear_product.run(x, weight, bias, into, out, lam, S, y, n=n, s_from="memory", shared=shared)
+    return y, S
+
+
+def factored_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
+) -> tuple[Tensor, Tensor]:
+    """Y (M*n, O) and S = X B^T (P, R), which the backward needs."""
+    return _forward(x, weight, bias, A, B, lam, shared, fused=True)
+
+
+def split_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
+) -> tuple[Tensor, Tensor]:
+    return _forward(x, weight, bias, A, B, lam, shared, fused=False)
+
+
+def _zeros(like: list[tuple[bool, Tensor | None]]) -> list[Tensor | None]:
+    return [torch.zeros_like(t, memory_format=torch.contiguous_format) if w and t is not None else None for w, t in like]
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    S: Tensor,
+    bias_dims: int,
+    shared: bool,
+    needs: Needs,
+    fused: bool,
+) -> Gradients:
+    tasks, O, r = A.shape
+    rays = lam.shape[0]
+    if grad.numel() == 0:
+        return _empty_batch(grad, x, weight, A, B, lam, bias_dims, needs)
+    n = grad.shape[0] // rays
+    shared = shared and rays > 1  # one ray shares nothing
+    needs_u = needs.factors or needs.lam
+    common = linear_sums.over_rays(grad, lam, common=True, tasks=0)[0] if shared and _reads_sum(needs) else grad
+    dx = U0 = None
+    inside, outside = out_side(A), in_side(B)  # the roles are swapped: G is projected by A, and B leads back
+    if needs.x and fused and not shared and tasks * r <= linear_product.LARGEST_FUSED:
+        dx = x.new_empty(x.shape)
+        U0 = grad.new_empty(grad.shape[0], tasks * r) if needs_u else None
+        transposed = None if weight is None else weight.t()
+        linear_product.run(grad, transposed, None, inside, outside, lam, U0, dx, n=n, s_from="x")
+    elif needs.x or needs_u:
+        U0 = linear_project.run(grad, inside)
+        if needs.x:
+            dx = x.new_empty(x.shape)
+            transposed = None if weight is None else weight.t()
+            s_from = "rays" if shared else "memory"
+            linear_product.run(common, transposed, None, inside, outside, lam, U0, dx, n=n, s_from=s_from)
+    dweight = dbias = dA = dB = None
+    wanted = linear_weights.Wanted(needs.weight, needs.factors, needs.bias and bias_dims == 1)
+    if wanted.weight or wanted.factors or wanted.bias:
+        dweight, dA, dB, dbias = linear_weights.run(grad, common, x, S, U0, A, B, lam, shared, wanted)
+    if needs.bias and bias_dims == 2:
+        dbias = linear_sums.bias(grad, rays, bias_dims)
+    dlam = linear_sums.lam(S, U0, rays, tasks, shared) if needs.lam and U0 is not None else None
+    factors = [dA, dB] if dA is not None and dB is not None else None
+    return dx, dweight, dbias, factors, dlam
+
+
+def _reads_sum(needs: Needs) -> bool:
+    """Whether a shared input's backward needs the gradient summed over rays."""
+    return needs.x or needs.weight
+
+
+def _empty_batch(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    bias_dims: int,
+    needs: Needs,
+) -> Gradients:
+    """No rows, or no outputs: every gradient is zero."""
+    dx, dweight, dA, dB, dlam = _zeros(
+        [(needs.x, x), (needs.weight, weight), (needs.factors, A), (needs.factors, B), (needs.lam, lam)]
+    )
+    outputs = A.shape[1]
+    dbias = grad.new_zeros(outputs if bias_dims == 1 else (lam.shape[0], outputs)) if needs.bias else None
+    return dx, dweight, dbias, [dA, dB] if dA is not None and dB is not None else None, dlam
+
+
+def factored_backward(*arguments: Any) -> Gradients:
+    """(grad, x, weight, A, B, lam, S, bias_dims, shared, needs) -> (dx, dweight, dbias, [dA, dB], dlam)."""
+    return _backward(*arguments, fused=True)
+
+
+def split_backward(*arguments: Any) -> Gradients:
+    return _backward(*arguments, fused=False)
+
+
+Plan = tuple[Callable[..., Any], Callable[..., Any]]
+LOW_RANK: dict[str, Plan] = {
+    "factored": (factored_forward, factored_backward),
+    "split": (split_forward, split_backward),
+}

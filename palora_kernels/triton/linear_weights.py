@@ -1,0 +1,258 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
+"""dW, dA, db and dB in one launch: [G | U]^T [X | S o Lam | 1], U = U0 o Lam, without the corners nobody needs.
+
+             X            S o Lam | 1
+    G^T   dW [O, K]       dA [O, R] | db [O]
+    U^T   dB [R, K]       -
+
+A program owns one tile of one of the three blocks, and the rows of one split. With one split it writes the gradient;
+with more it writes float32 partial sums that `reduce` adds in a fixed order: no atomics, the same bits every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from palora_kernels.triton import configs, reduce
+from palora_kernels.triton.launch import launch
+from palora_kernels.triton.operands import padded, strides
+from palora_kernels.triton.tiles import grid_offsets, lam_of, lam_rows, step, tile_of
+
+
+@triton.jit
+def linear_weights(
+    g_ptr,
+    common_ptr,
+    x_ptr,
+    s_ptr,
+    u_ptr,
+    lam_ptr,
+    dw_ptr,
+    da_ptr,
+    db_ptr,
+    dbias_ptr,
+    rows,
+    n,
+    M,
+    O,
+    K,
+    R,
+    r,
+    g_row,
+    g_col,
+    common_row,
+    common_col,
+    x_row,
+    x_col,
+    lam_ray,
+    lam_task,
+    splits,
+    split_stride,
+    SHARED: tl.constexpr,
+    BO: tl.constexpr,
+    BK: tl.constexpr,
+    BR: tl.constexpr,
+    BP: tl.constexpr,
+    GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """g (M*n, O), common (rows, O) the sum of g over rays if SHARED else g, x (rows, K), s (rows, R), u = U0 (M*n, R).
+
+    dw (O, K), da (T, O, r), db (R, K), dbias (O,), contiguous, each None if not needed; split i of them starts
+    i*split_stride further on. s and u may be None where da and db are.
+    """
+    o_tiles = tl.cdiv(O, BO)
+    k_tiles = tl.cdiv(K, BK)
+    r_tiles = tl.cdiv(R, BR)
+    a_columns = 0
+    if da_ptr is not None:
+        a_columns += R
+    if dbias_ptr is not None:
+        a_columns += 1
+    w_programs = 0
+    if dw_ptr is not None:
+        w_programs = o_tiles * k_tiles
+    a_programs = o_tiles * tl.cdiv(a_columns, BR)
+    b_programs = 0
+    if db_ptr is not None:
+        b_programs = r_tiles * k_tiles
+    per_split = w_programs + a_programs + b_programs
+    split = tl.program_id(0) // per_split
+    program = tl.program_id(0) % per_split
+    moved = step(split, split_stride)
+    p = tl.arange(0, BP)
+    dtype = x_ptr.dtype.element_ty
+
+    if program < w_programs:
+        if dw_ptr is not None:
+            o_tile, k_tile = tile_of(program, o_tiles, k_tiles, GROUP)
+            o = o_tile * BO + tl.arange(0, BO)
+            k = k_tile * BK + tl.arange(0, BK)
+            in_o = o < O
+            in_k = k < K
+            chunk = tl.cdiv(tl.cdiv(rows, splits), BP) * BP
+            last = tl.minimum((split + 1) * chunk, rows)
+            g_offsets = grid_offsets(o, p, common_col, common_row)
+            x_offsets = grid_offsets(p, k, x_row, x_col)
+            acc = tl.zeros((BO, BK), tl.float32)
+            for p0 in range(split * chunk, last, BP):
+                in_p = p < last - p0
+                g = tl.load(
+                    common_ptr + step(p0, common_row) + g_offsets, mask=in_o[:, None] & in_p[None, :], other=0.0
+                )
+                x = tl.load(x_ptr + step(p0, x_row) + x_offsets, mask=in_p[:, None] & in_k[None, :], other=0.0)
+                acc = tl.dot(g, x, acc, input_precision=PRECISION)
+            out = acc.to(dw_ptr.dtype.element_ty)
+            tl.store(dw_ptr + moved + grid_offsets(o, k, K, 1), out, mask=in_o[:, None] & in_k[None, :])
+    elif program < w_programs + a_programs:
+        if (da_ptr is not None) or (dbias_ptr is not None):
+            a_tile = program - w_programs
+            j = (a_tile // o_tiles) * BR + tl.arange(0, BR)
+            o = (a_tile % o_tiles) * BO + tl.arange(0, BO)
+            in_o = o < O
+            all_rows = rows
+            if SHARED:
+                all_rows = rows * M
+            chunk = tl.cdiv(tl.cdiv(all_rows, splits), BP) * BP
+            last = tl.minimum((split + 1) * chunk, all_rows)
+            g_offsets = grid_offsets(o, p, g_col, g_row)
+            acc = tl.zeros((BO, BR), tl.float32)
+            for p0 in range(split * chunk, last, BP):
+                row = p0 + p
+                in_p = row < last
+                g = tl.load(g_ptr + step(p0, g_row) + g_offsets, mask=in_o[:, None] & in_p[None, :], other=0.0)
+                scaled = tl.zeros((BP, BR), tl.float32)
+                if da_ptr is not None:
+                    s_row = row
+                    if SHARED:
+                        s_row = row % rows
+                    in_s = in_p[:, None] & (j < R)[None, :]
+                    scaled = tl.load(s_ptr + grid_offsets(s_row, j, R, 1), mask=in_s, other=0.0).to(tl.float32)
+                    scaled *= lam_rows(lam_ptr, row // n, j, in_p, j < R, r, lam_ray, lam_task)
+                if dbias_ptr is not None:
+                    one = in_p[:, None] & (j == a_columns - 1)[None, :]
+                    scaled = tl.where(one, 1.0, scaled)
+                acc = tl.dot(g, scaled.to(dtype), acc, input_precision=PRECISION)
+            if da_ptr is not None:
+                a_offsets = ((j // r).to(tl.int64) * O * r + j % r)[None, :] + (o.to(tl.int64) * r)[:, None]
+                out = acc.to(da_ptr.dtype.element_ty)
+                tl.store(da_ptr + moved + a_offsets, out, mask=in_o[:, None] & (j < R)[None, :])
+            if dbias_ptr is not None:
+                column = tl.sum(tl.where((j == a_columns - 1)[None, :], acc, 0.0), axis=1)
+                here = in_o & ((a_tile // o_tiles + 1) * BR >= a_columns)
+                tl.store(dbias_ptr + moved + o, column.to(dbias_ptr.dtype.element_ty), mask=here)
+    else:
+        if db_ptr is not None:
+            b_tile = program - w_programs - a_programs
+            j = (b_tile // k_tiles) * BR + tl.arange(0, BR)
+            k = (b_tile % k_tiles) * BK + tl.arange(0, BK)
+            in_j = j < R
+            in_k = k < K
+            chunk = tl.cdiv(tl.cdiv(rows, splits), BP) * BP
+            last = tl.minimum((split + 1) * chunk, rows)
+            x_offsets = grid_offsets(p, k, x_row, x_col)
+            acc = tl.zeros((BR, BK), tl.float32)
+            for p0 in range(split * chunk, last, BP):
+                row = p0 + p
+                in_p = row < last
+                x = tl.load(x_ptr + step(p0, x_row) + x_offsets, mask=in_p[:, None] & in_k[None, :], other=0.0)
+                u_offsets = grid_offsets(row, j, R, 1)
+                in_u = in_p[:, None] & in_j[None, :]
+                if SHARED:
+                    u = tl.zeros((BP, BR), tl.float32)
+                    for m in range(0, M):
+                        u_m = tl.load(u_ptr + step(m, 1) * rows * R + u_offsets, mask=in_u, other=0.0)
+                        u += u_m.to(tl.float32) * lam_of(lam_ptr, m, j, in_j, r, lam_ray, lam_task)[None, :]
+                else:
+                    u = tl.load(u_ptr + u_offsets, mask=in_u, other=0.0).to(tl.float32)
+                    u *= lam_rows(lam_ptr, row // n, j, in_p, in_j, r, lam_ray, lam_task)
+                acc = tl.dot(tl.trans(u.to(dtype)), x, acc, input_precision=PRECISION)
+            out = acc.to(db_ptr.dtype.element_ty)
+            tl.store(db_ptr + moved + grid_offsets(j, k, K, 1), out, mask=in_j[:, None] & in_k[None, :])
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients `run` has to form."""
+
+    weight: bool
+    factors: bool
+    bias: bool  # one a output; a bias per ray is summed by linear_sums
+
+
+def run(
+    grad: Tensor,
+    common: Tensor,
+    x: Tensor,
+    S: Tensor,
+    U0: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    shared: bool,
+    wanted: Wanted,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """(dW, dA, dB, db), None where not wanted. ``common``: grad summed over rays if ``shared``, else grad itself."""
+    tasks, O, r = A.shape
+    rows, K = x.shape
+    R, rays = tasks * r, lam.shape[0]
+    dtype = x.dtype
+    dW = x.new_empty(O, K) if wanted.weight else None
+    dA = x.new_empty(A.shape) if wanted.factors else None
+    dB = x.new_empty(B.shape) if wanted.factors else None
+    db = x.new_empty(O) if wanted.bias else None
+    BR = min(padded(R + 1 if wanted.bias and not wanted.factors else R), 64) if wanted.factors else 16
+    columns = (K if wanted.weight else 0) + BR
+    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, side=0, largest=128 * 128)
+    splits = configs.choose_splits(tile, dtype, x.device, O, columns, rows)
+    outputs = [dW, dA, dB, db]
+    partial = reduce.Partial.of(outputs, splits)
+    o_tiles, k_tiles = triton.cdiv(O, tile.rows), triton.cdiv(K, tile.columns)
+    a_columns = (R if wanted.factors else 0) + (1 if wanted.bias else 0)
+    programs = o_tiles * triton.cdiv(a_columns, BR)
+    programs += o_tiles * k_tiles if wanted.weight else 0
+    programs += triton.cdiv(R, BR) * k_tiles if wanted.factors else 0
+    dw_to, da_to, db_to, dbias_to = partial.targets
+    launch(
+        linear_weights,
+        programs * splits,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        g_ptr=grad,
+        common_ptr=common,
+        x_ptr=x,
+        s_ptr=S,
+        u_ptr=U0,
+        lam_ptr=lam,
+        dw_ptr=dw_to,
+        da_ptr=da_to,
+        db_ptr=db_to,
+        dbias_ptr=dbias_to,
+        rows=rows,
+        n=max(grad.shape[0] // rays, 1),
+        M=rays,
+        O=O,
+        K=K,
+        R=R,
+        r=max(r, 1),
+        **strides(grad, "g_row", "g_col"),
+        **strides(common, "common_row", "common_col"),
+        **strides(x, "x_row", "x_col"),
+        **strides(lam, "lam_ray", "lam_task"),
+        splits=splits,
+        split_stride=partial.stride,
+        SHARED=shared,
+        BO=tile.rows,
+        BK=tile.columns,
+        BR=BR,
+        BP=tile.depth,
+        GROUP=8,
+        PRECISION=configs.precision(dtype),
+    )
+    partial.finish()
+    return dW, dA, dB, db

@@ -1,0 +1,50 @@
+"""How tensors of any strides are handed to the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor as the kernels see it: R = T*r concatenated columns j = t*r + i, each a vector over ``column``."""
+
+    tensor: Tensor
+    tasks: int
+    rank: int
+    task_stride: int
+    rank_stride: int
+    column_stride: int
+
+    @property
+    def columns(self) -> int:
+        return self.tasks * self.rank
+
+    def strides(self, prefix: str) -> dict[str, int]:
+        return {
+            f"{prefix}_task": self.task_stride,
+            f"{prefix}_rank": self.rank_stride,
+            f"{prefix}_col": self.column_stride,
+        }
+
+
+def in_side(B: Tensor) -> Factor:
+    """B (T, r, K)."""
+    return Factor(B, B.shape[0], B.shape[1], *B.stride())
+
+
+def out_side(A: Tensor) -> Factor:
+    """A (T, O, r)."""
+    return Factor(A, A.shape[0], A.shape[2], A.stride(0), A.stride(2), A.stride(1))
+
+
+def padded(columns: int) -> int:
+    """The width of a tile for this many columns: a power of two of at least 16, the least a product takes."""
+    return max(16, 1 << max(columns - 1, 0).bit_length())
+
+
+def strides(tensor: Tensor | None, row: str, column: str) -> dict[str, int]:
+    """The strides of a matrix under the names of a kernel's arguments; zeros for one that is not there."""
+    return {row: 0, column: 0} if tensor is None else {row: tensor.stride(0), column: tensor.stride(1)}
