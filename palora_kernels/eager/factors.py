@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -40,10 +41,19 @@ class LowRank:
         self.q = B.shape[2]
         self.shape = tuple(shape)
         self.dtype = A.dtype
-        wide = opmath_dtype(A.dtype)
+        self.given = (A, B)
+
+    @cached_property
+    def A(self) -> Tensor:
+        """(p, R) in float32 or wider."""
+        A = self.given[0].to(opmath_dtype(self.dtype))
         # At r = 1 a permuted view can claim to be contiguous with odd strides; the explicit copy settles it.
-        self.A = A.to(wide).permute(1, 0, 2).reshape(self.p, self.tasks * self.r).contiguous()  # (p, R)
-        self.B = B.to(wide).reshape(self.tasks * self.r, self.q).contiguous()  # (R, q)
+        return A.permute(1, 0, 2).reshape(self.p, self.tasks * self.r).contiguous()
+
+    @cached_property
+    def B(self) -> Tensor:
+        """(R, q) in float32 or wider."""
+        return self.given[1].to(opmath_dtype(self.dtype)).reshape(self.tasks * self.r, self.q).contiguous()
 
     def _columns(self, lam_m: Tensor) -> Tensor:
         """lam (T,) -> (R,): the coefficient of each column of A."""
@@ -98,7 +108,12 @@ class Dense:
         self.shape = tuple(D.shape[1:])
         self.dtype = D.dtype
         self.wide = opmath_dtype(D.dtype)
-        self.D = D.to(self.wide).reshape(self.tasks, -1)
+        self.given = (D,)
+
+    @cached_property
+    def D(self) -> Tensor:
+        """(T, everything else) in float32 or wider."""
+        return self.given[0].to(self.wide).reshape(self.tasks, -1)
 
     def merged(self, weight: Tensor | None, lam_m: Tensor) -> Tensor:
         lam_m = lam_m.to(self.wide)

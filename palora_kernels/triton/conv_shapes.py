@@ -1,0 +1,153 @@
+"""The numbers of a convolution, and which tile serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from palora_kernels.eager.conv import Geometry
+from palora_kernels.triton import configs
+from palora_kernels.triton.configs import Tile
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """Everything that is an integer. Maps are NHWC, kernels (O, kh, kw, C/groups)."""
+
+    rays: int
+    images: int  # of one ray
+    shared: bool
+    inputs: int  # C
+    outputs: int  # O
+    in_h: int
+    in_w: int
+    out_h: int
+    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @staticmethod
+    def of(x: Tensor, kernel: Sequence[int], rays: int, shared: bool, conv: Geometry) -> ConvShape:
+        """x (P, C, H, W), kernel (O, C/groups, kh, kw)."""
+        side = (kernel[2], kernel[3])
+        out_h, out_w = conv.output_size(x, side)
+        return ConvShape(
+            rays=rays,
+            images=x.shape[0] if shared else x.shape[0] // rays,
+            shared=shared,
+            inputs=x.shape[1],
+            outputs=kernel[0],
+            in_h=x.shape[2],
+            in_w=x.shape[3],
+            out_h=out_h,
+            out_w=out_w,
+            kernel=side,
+            stride=(conv.stride[0], conv.stride[1]),
+            padding=(conv.padding[0], conv.padding[1]),
+            dilation=(conv.dilation[0], conv.dilation[1]),
+            groups=conv.groups,
+        )
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def group_inputs(self) -> int:
+        return self.inputs // self.groups
+
+    @property
+    def group_outputs(self) -> int:
+        return self.outputs // self.groups
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one image."""
+        return self.out_h * self.out_w
+
+    @property
+    def rows_out(self) -> int:
+        """Output positions of one ray: n*Ho*Wo."""
+        return self.images * self.positions
+
+
+# For products whose operands are gathered element by element: the addresses and masks of a step fill the registers, so a
+# step is 16 deep.
+_GATHERED = [
+    Tile(128, 64, 16, 8, 2),
+    Tile(128, 32, 16, 8, 2),
+    Tile(64, 64, 16, 4, 2),
+    Tile(64, 32, 16, 4, 2),
+    Tile(64, 16, 16, 4, 2),
+    Tile(32, 32, 16, 4, 2),
+    Tile(32, 16, 16, 4, 2),
+    Tile(16, 16, 16, 2, 2),
+]
+
+
+def few(channels: int) -> bool:
+    """Whether the kernels run over (tap, channel) pairs, gathered one by one (FLAT), rather than tap by tap in vectors:
+    where whole steps of channels would be mostly padding."""
+    return channels < 16 or (channels < 32 and channels % 16 != 0)
+
+
+def _power(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def tiles(kind: str, target: configs.Target, flat: bool, *, deepest: int = 64, widest: int = 256) -> list[Tile]:
+    """All tiles that may be chosen; ``bench --tune`` measures them. A tile is no deeper and no wider than its operands."""
+    if flat:
+        return _GATHERED
+    deepest, widest = max(16, _power(deepest)), max(16, _power(widest))
+    found = {
+        replace(t, depth=min(t.depth, deepest), columns=min(t.columns, widest)) for t in configs.candidates(kind, target)
+    }
+    return sorted(found, key=lambda t: (-t.rows * t.columns, -t.rows, -t.depth, -t.num_stages, t.num_warps))
+
+
+def product_tile(
+    like: Tensor, rows: int, columns: int, channels: int, taps: int, blocks: int
+) -> tuple[bool, Tile]:
+    """(FLAT, tile) of `conv_gemm`: ``blocks`` products of rows x columns, each a sum over ``taps`` times ``channels``."""
+    kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(channels)
+    name = configs.key("conv_gemm_flat" if flat else "conv_gemm", kind, rows * blocks, columns, taps * channels)
+    tuned = configs.tuning(like.device).get(name)
+    if tuned is not None:
+        return flat, tuned
+
+    def cost(t: Tile) -> float:
+        depth = taps * channels if flat else taps * -(-channels // t.depth) * t.depth
+        return configs.cycles(t, kind, -(-rows // t.rows) * t.rows * blocks, columns, depth, target)
+
+    return flat, min(tiles(kind, target, flat, deepest=channels), key=cost)
+
+
+def gradient_tile(like: Tensor, shape: ConvShape) -> tuple[bool, Tile, int]:
+    """(FLAT, tile, splits) of `conv_kernel_gradient`: enough splits of the positions to fill the device, no more."""
+    kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(shape.group_inputs)
+    rows, length, blocks = shape.group_outputs, shape.rows_out, shape.rays * shape.groups
+
+    def programs(t: Tile) -> int:
+        chunks = -(-shape.group_inputs // t.columns)
+        columns = -(-shape.taps * shape.group_inputs // t.columns) if flat else shape.taps * chunks
+        return -(-rows // t.rows) * columns * blocks
+
+    def splits(t: Tile) -> int:
+        wanted = -(-2 * target.processors // programs(t))
+        return max(1, min(wanted, length // (8 * t.depth)))
+
+    def cost(t: Tile) -> float:
+        parts = splits(t)
+        return configs.cycles(t, kind, t.rows * programs(t) * parts, t.columns, -(-length // parts), target)
+
+    name = "conv_kernel_gradient_flat" if flat else "conv_kernel_gradient"
+    key = configs.key(name, kind, rows * blocks, shape.taps * shape.group_inputs, length)
+    tuned = configs.tuning(like.device).get(key)
+    tile = tuned or min(tiles(kind, target, flat, widest=shape.group_inputs), key=cost)
+    return flat, tile, splits(tile)
