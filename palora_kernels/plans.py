@@ -101,7 +101,9 @@ def conv2d(call: Conv, op: str = "conv2d") -> str:
         little = rows * call.K * call.O < 4_000_000  # so little work a ray that calls are most of it
         if call.offers("factored") and call.rays > 1 and 4 * call.R <= call.O and (little or rows <= call.K):
             return "factored"
-        return "basis" if little and call.rays > 4 * call.elements else "merged"
+        if little and call.rays > 4 * call.elements:
+            return "basis"
+        return "tiled" if call.offers("tiled") else "merged"
     # Combining E maps into M costs a pass over M+E maps, about 40 multiply-adds a value.
     gain = (call.rays - call.elements) * call.K
     return "basis" if gain > 40 * (call.rays + call.elements) else "merged"
