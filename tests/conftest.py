@@ -1,8 +1,9 @@
 """Shared by all tests: fixed seeds, and where the Triton kernels run.
 
-Without a GPU they run in Triton's interpreter on CPU tensors, its arithmetic corrected (triton_interpreter.py); with
-one, the same tests run on the device. Triton reads TRITON_INTERPRET when a kernel is decorated, so the choice is made
-here, before any test file imports one. Programs that need compiled kernels start a process without the variable.
+Without a GPU they run in Triton's interpreter on CPU tensors, its arithmetic corrected (triton_interpreter.py) and
+every access checked for races and bounds (palora_kernels.triton.races); with one, the same tests run on the device.
+Triton reads TRITON_INTERPRET when a kernel is decorated, so the choice is made here, before any test file imports one.
+Programs that need compiled kernels start a process without the variable.
 """
 
 from __future__ import annotations
@@ -20,7 +21,21 @@ if DEVICE == "cpu":
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
     import triton_interpreter
 
+    from palora_kernels.triton import races
+
     triton_interpreter.correct()
+    WATCHED = races.watch()
+
+
+def pytest_report_header() -> str:
+    """Which data sets the tests read as published; of all others they read bundled or generated files."""
+    from palora.data import describe
+    from palora.data.folder import data_root
+
+    if not os.environ.get("PALORA_DATA"):
+        return "data: bundled and generated (PALORA_DATA is not set)"
+    published = [row.name for row in describe() if row.present and not row.name.startswith("multi")]
+    return f"data: as published in {data_root()}: {', '.join(published) or 'nothing'}; else bundled and generated"
 
 
 @pytest.fixture(autouse=True)
