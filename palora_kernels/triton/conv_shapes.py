@@ -116,8 +116,8 @@ def product_tile(
 ) -> tuple[bool, Tile]:
     """(FLAT, tile) of `conv_gemm`: ``blocks`` products of rows x columns, each a sum over ``taps`` times ``channels``."""
     kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(channels)
-    name = configs.key("conv_gemm_flat" if flat else "conv_gemm", kind, rows * blocks, columns, taps * channels)
-    tuned = configs.tuning(like.device).get(name)
+    name = "conv_gemm_flat" if flat else "conv_gemm"
+    tuned = configs._tuned(name, kind, like.device, rows * blocks, columns, taps * channels)
     if tuned is not None:
         return flat, tuned
 
@@ -147,7 +147,6 @@ def gradient_tile(like: Tensor, shape: ConvShape) -> tuple[bool, Tile, int]:
         return configs.cycles(t, kind, t.rows * programs(t) * parts, t.columns, -(-length // parts), target)
 
     name = "conv_kernel_gradient_flat" if flat else "conv_kernel_gradient"
-    key = configs.key(name, kind, rows * blocks, shape.taps * shape.group_inputs, length)
-    tuned = configs.tuning(like.device).get(key)
+    tuned = configs._tuned(name, kind, like.device, rows * blocks, shape.taps * shape.group_inputs, length)
     tile = tuned or min(tiles(kind, target, flat, widest=shape.group_inputs), key=cost)
     return flat, tile, splits(tile)

@@ -1,0 +1,74 @@
+"""Convolutions that are left to the library (cuDNN, MIOpen) through torch, and the layouts around them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from palora_kernels.eager.conv import Geometry
+from palora_kernels.triton import configs
+
+_switching = threading.Lock()
+
+
+@contextmanager
+def _precision(x: Tensor) -> Iterator[None]:
+    """In float32, cuDNN as exact as the kernels here.
+
+    PyTorch lets cuDNN round to tf32 unless told otherwise; the kernels do so only where they are told to
+    (configs.kind), and a layer must not change its precision with its plan. The switch is the process's, hence the lock.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cuda":
+        yield
+        return
+    wanted = configs.precision(x.dtype)
+    with _switching:
+        before = torch.backends.cudnn.conv.fp32_precision
+        try:
+            torch.backends.cudnn.conv.fp32_precision = wanted
+            yield
+        finally:
+            torch.backends.cudnn.conv.fp32_precision = before
+
+
+def forward(x: Tensor, kernel: Tensor, conv: Geometry) -> Tensor:
+    """x (P, C, H, W), kernel (O, C/groups, kh, kw) -> (P, Ho, Wo, O)."""
+    with _precision(x):
+        y = conv.forward(
+            x.contiguous(memory_format=torch.channels_last), kernel.contiguous(memory_format=torch.channels_last), None
+        )
+    return nhwc(y)
+
+
+def backward(
+    grad: Tensor, x: Tensor, kernel: Tensor, conv: Geometry, need_x: bool, need_kernel: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """grad (P, Ho, Wo, O) -> the gradients of x as (P, H, W, C) and of the kernel as (O, C/groups, kh, kw)."""
+    with _precision(x):
+        dx, dkernel, _ = conv.backward(
+            grad.permute(0, 3, 1, 2),
+            x.contiguous(memory_format=torch.channels_last),
+            kernel.contiguous(memory_format=torch.channels_last),
+            need_x,
+            need_kernel,
+        )
+    return nhwc(dx) if need_x else None, dkernel.contiguous() if need_kernel else None
+
+
+def nhwc(t: Tensor) -> Tensor:
+    """(P, C, H, W) of any strides -> (P, H, W, C), dense; a view where t is channels_last."""
+    return t.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def restored(t: Tensor, layout: torch.memory_format) -> Tensor:
+    """(P, H, W, C), dense -> (P, C, H, W) with the strides of a fresh tensor of that layout."""
+    P, H, W, C = t.shape
+    if layout == torch.channels_last:
+        return t.permute(0, 3, 1, 2)
+    if C == 1 or H * W == 1:
+        return t.view(P, C, H, W)  # one memory order for both; `contiguous` would keep the strides of the other
+    return t.permute(0, 3, 1, 2).contiguous()
