@@ -42,18 +42,30 @@ TARGETS = {
     )
 }
 _ASSUMED = "sm_90"  # for tensors without a device: the interpreter and the meta device
-_forced: Target | None = None
+
+
+@dataclass(frozen=True)
+class _Assumption:
+    target: Target
+    tile: Tile | None
+    tf32: bool
+
+
+_assumed: _Assumption | None = None
 
 
 @contextmanager
-def assume(target: Target) -> Iterator[None]:
-    """Choose for this target inside a with block, whatever device the tensors are on (launch.recording)."""
-    global _forced
-    before, _forced = _forced, target
+def assume(target: Target, tile: Tile | None = None, tf32: bool = False) -> Iterator[None]:
+    """Inside a with block choose for this target, whatever device the tensors are on; or take this tile always.
+
+    For `launch.recording`: what would be launched elsewhere, or with another configuration.
+    """
+    global _assumed
+    before, _assumed = _assumed, _Assumption(target, tile, tf32)
     try:
         yield
     finally:
-        _forced = before
+        _assumed = before
 
 
 @functools.cache
@@ -68,8 +80,8 @@ def _target_of_index(index: int) -> Target:
 
 
 def target_of(device: torch.device) -> Target:
-    if _forced is not None:
-        return _forced
+    if _assumed is not None:
+        return _assumed.target
     if device.type != "cuda":
         return TARGETS[_ASSUMED]
     return _target_of_index(torch.cuda.current_device() if device.index is None else device.index)
@@ -93,7 +105,8 @@ def kind(dtype: torch.dtype) -> str:
     """
     if dtype != torch.float32:
         return "half"
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32" if _assumed is None else _assumed.tf32
+    return "tf32" if tf32 else "ieee"
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -228,8 +241,8 @@ def key(kernel: str, kind: str, rows: int, columns: int, depth: int) -> str:
 
 
 def _tuned(kernel: str, kind: str, device: torch.device, rows: int, columns: int, depth: int) -> Tile | None:
-    if _forced is not None:
-        return None
+    if _assumed is not None:
+        return _assumed.tile
     return tuning(device).get(key(kernel, kind, rows, columns, depth))
 
 

@@ -12,15 +12,18 @@ epilogue writes M results, one for each ray.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from palora_kernels.triton import configs
+from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
-from palora_kernels.triton.operands import Factor, padded, strides
+from palora_kernels.triton.listing import META, variants_of
+from palora_kernels.triton.operands import Factor, in_side, out_side, padded, strides
 from palora_kernels.triton.tiles import factor_offsets, grid_offsets, lam_of, lam_rows, step, tile_of
 
 LARGEST_FUSED = 64  # columns of S that fit beside the tile
@@ -222,13 +225,54 @@ def run(
     )
 
 
+def _largest(BR: int) -> int:
+    """S takes registers beside the accumulator, so the widest tiles are left to few columns."""
+    return 128 * 128 if BR <= 32 else 128 * 64
+
+
 def choose(x: Tensor, rows: int, O: int, K: int, BR: int) -> configs.Tile:
-    # S takes registers beside the accumulator, so the widest tiles are left to few columns.
-    largest = 128 * 128 if BR <= 32 else 128 * 64
-    return configs.choose("linear_product", x.dtype, x.device, rows, O, K, side=BR, largest=largest)
+    return configs.choose("linear_product", x.dtype, x.device, rows, O, K, side=BR, largest=_largest(BR))
 
 
 def bias_strides(bias: Tensor | None) -> dict[str, int]:
     if bias is None:
         return {"bias_ray": 0, "bias_col": 0}
     return {"bias_ray": bias.stride(0) if bias.dim() == 2 else 0, "bias_col": bias.stride(-1)}
+
+
+def variants() -> Iterator[Variant]:
+    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with 64 too."""
+
+    def call(dtype: torch.dtype, R: int, s_from: str, *, shared: bool = False, backward: bool = False) -> None:
+        M, n, K, O, T = 5, 512, 512, 1024, 2
+        x, weight = torch.empty(M * n, K, dtype=dtype, device=META), torch.empty(O, K, dtype=dtype, device=META)
+        A = torch.empty(T, O, R // T, dtype=dtype, device=META)
+        B = torch.empty(T, R // T, K, dtype=dtype, device=META)
+        lam = torch.empty(M, T, device=META)
+        s = x.new_empty(M * n, R)
+        if backward:
+            grad = x.new_empty(M * n, O)
+            run(grad, weight.t(), None, out_side(A), in_side(B), lam, s, x, n=n, s_from=s_from)
+        else:
+            y = x.new_empty(M * n, O)
+            x = x[:n] if shared else x
+            bias = x.new_empty(O)
+            run(x, weight, bias, in_side(B), out_side(A), lam, s, y, n=n, s_from=s_from, shared=shared)
+
+    def tiles(R: int) -> Callable[[str, configs.Target], list[configs.Tile]]:
+        BR = min(padded(R), LARGEST_FUSED)
+        return lambda kind, target: configs.candidates(kind, target, side=BR, largest=_largest(BR))
+
+    def listed(label: str, R: int, s_from: str, all_default: bool = False, **mode: bool) -> Iterator[Variant]:
+        name = f"linear_product {label} R{R}"
+        yield from variants_of(
+            name, linear_product, lambda dtype: call(dtype, R, s_from, **mode), tiles(R), all_default=all_default
+        )
+
+    yield from listed("forward", 16, "x", all_default=True)
+    yield from listed("forward", 64, "x")
+    yield from listed("dx", 16, "x", backward=True)
+    yield from listed("shared", 16, "x", shared=True)
+    yield from listed("forward split", 128, "memory")
+    yield from listed("shared split", 128, "memory", shared=True)
+    yield from listed("dx shared", 16, "rays", backward=True)

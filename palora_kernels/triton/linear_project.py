@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from palora_kernels.triton import configs
+from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
-from palora_kernels.triton.operands import Factor, padded, strides
+from palora_kernels.triton.listing import META, variants_of
+from palora_kernels.triton.operands import Factor, in_side, padded, strides
 from palora_kernels.triton.tiles import factor_offsets, grid_offsets, step
 
 
@@ -79,6 +84,22 @@ def run(x: Tensor, into: Factor) -> Tensor:
         PRECISION=configs.precision(x.dtype),
     )
     return s
+
+
+def variants() -> Iterator[Variant]:
+    """S for 16 and for 64 columns."""
+
+    def call(dtype: torch.dtype, R: int) -> None:
+        x = torch.empty(2560, 1024, dtype=dtype, device=META)
+        run(x, in_side(x.new_empty(2, R // 2, 1024)))
+
+    for R in (16, 64):
+        yield from variants_of(
+            f"linear_project R{R}",
+            linear_project,
+            lambda dtype, R=R: call(dtype, R),  # type: ignore[misc]
+            lambda kind, target, R=R: configs.candidates(kind, target, columns=R),  # type: ignore[misc]
+        )
 
 
 def choose(x: Tensor, rows: int, BR: int, K: int) -> configs.Tile:

@@ -11,6 +11,7 @@ with more it writes float32 partial sums that `reduce` adds in a fixed order: no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,9 +20,13 @@ import triton.language as tl
 from torch import Tensor
 
 from palora_kernels.triton import configs, reduce
+from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
+from palora_kernels.triton.listing import META, variants_of
 from palora_kernels.triton.operands import padded, strides
 from palora_kernels.triton.tiles import grid_offsets, lam_of, lam_rows, step, tile_of
+
+_LARGEST = 128 * 128
 
 
 @triton.jit
@@ -208,7 +213,7 @@ def run(
     db = x.new_empty(O) if wanted.bias else None
     BR = min(padded(R + 1 if wanted.bias and not wanted.factors else R), 64) if wanted.factors else 16
     columns = (K if wanted.weight else 0) + BR
-    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, side=0, largest=128 * 128)
+    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, largest=_LARGEST)
     splits = configs.choose_splits(tile, dtype, x.device, O, columns, rows)
     outputs = [dW, dA, dB, db]
     partial = reduce.Partial.of(outputs, splits)
@@ -256,3 +261,24 @@ def run(
     )
     partial.finish()
     return dW, dA, dB, db
+
+
+def variants() -> Iterator[Variant]:
+    """All four gradients, stacked and shared; and those of a frozen base weight."""
+
+    def call(dtype: torch.dtype, shared: bool, weight: bool) -> None:
+        M, n, K, O, T, r = 5, 512, 512, 1024, 2, 8
+        rows = n if shared else M * n
+        grad = torch.empty(M * n, O, dtype=dtype, device=META)
+        A, B, lam = grad.new_empty(T, O, r), grad.new_empty(T, r, K), torch.empty(M, T, device=META)
+        x, S, U0 = grad.new_empty(rows, K), grad.new_empty(rows, T * r), grad.new_empty(M * n, T * r)
+        run(grad, grad[:rows], x, S, U0, A, B, lam, shared, Wanted(weight, True, weight))
+
+    for label, shared, weight in (("stacked", False, True), ("shared", True, True), ("frozen base", False, False)):
+        yield from variants_of(
+            f"linear_weights {label} R16",
+            linear_weights,
+            lambda dtype, shared=shared, weight=weight: call(dtype, shared, weight),  # type: ignore[misc]
+            lambda kind, target: configs.candidates(kind, target, largest=_LARGEST),
+            all_default=label == "stacked",
+        )

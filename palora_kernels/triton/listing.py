@@ -1,0 +1,79 @@
+"""Entries of the catalogue from the plans themselves: what would be launched is recorded, not described twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from palora_kernels.triton import configs
+from palora_kernels.triton.catalog import Variant
+from palora_kernels.triton.configs import TARGETS, Target, Tile
+from palora_kernels.triton.launch import Launch, recording
+
+META = torch.device("meta")
+# dtype, tf32, and the name that the two have in a table
+_KINDS = (
+    (torch.bfloat16, False, "bf16"),
+    (torch.float16, False, "fp16"),
+    (torch.float32, False, "fp32"),
+    (torch.float32, True, "tf32"),
+)
+
+
+def variants_of(
+    label: str,
+    kernel: Any,
+    call: Callable[[torch.dtype], Any],
+    tiles: Callable[[str, Target], list[Tile]],
+    *,
+    all_default: bool = True,
+) -> Iterator[Variant]:
+    """One variant for each dtype and each tile that some target may choose.
+
+    ``call(dtype)`` runs the plan on tensors of the meta device; its first launch of ``kernel`` is the entry. Default are
+    all tiles of bfloat16 and of exact float32 (with ``all_default`` off only the largest), and the largest of the others.
+    """
+    for dtype, tf32, name in _KINDS:
+        takers: dict[Tile, list[str]] = {}
+        for target in TARGETS.values():
+            with configs.assume(target, tf32=tf32):
+                for tile in tiles(configs.kind(dtype), target):
+                    takers.setdefault(tile, []).append(target.name)
+        largest = max((t.rows * t.columns for t in takers), default=0)
+        for tile, targets in takers.items():
+            with configs.assume(TARGETS[targets[0]], tile=tile, tf32=tf32), recording() as launches:
+                call(dtype)
+            found = next(entry for entry in launches if entry.kernel is kernel)
+            text = f"{label} {name} {tile.rows}x{tile.columns}x{tile.depth} w{tile.num_warps} s{tile.num_stages}"
+            common = all_default and name in ("bf16", "fp32")
+            default = common or tile.rows * tile.columns == largest
+            dots = "ieee" if name == "fp32" else "tensor"
+            yield variant(found, text, default=default, dots=dots, targets=tuple(targets))
+
+
+def plain_variants(label: str, kernel: Any, call: Callable[[torch.dtype], Any]) -> Iterator[Variant]:
+    """For kernels without products: one variant for each dtype, for all targets."""
+    for dtype, tf32, name in _KINDS:
+        if tf32:
+            continue
+        with configs.assume(TARGETS["sm_90"]), recording() as launches:
+            call(dtype)
+        found = next(entry for entry in launches if entry.kernel is kernel)
+        yield variant(found, f"{label} {name}", default=name != "fp16", dots="none", targets=None)
+
+
+def variant(launch: Launch, name: str, *, default: bool, dots: str, targets: tuple[str, ...] | None) -> Variant:
+    return Variant(
+        kernel=launch.kernel,
+        name=name,
+        signature=launch.signature(),
+        constants=launch.constants(),
+        divisible=launch.divisible(),
+        num_warps=launch.num_warps,
+        num_stages=launch.num_stages,
+        default=default,
+        dots=dots,
+        targets=targets,
+    )
