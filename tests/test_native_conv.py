@@ -201,3 +201,25 @@ def test_tiled_gives_only_the_gradient_that_is_needed(wanted: str) -> None:
     with pk.force_plan(conv2d="tiled"):
         (found,) = torch.autograd.grad(pk.conv2d(**case, backend="native"), case[wanted], grad)
     torch.testing.assert_close(found, want)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("weight", [True, False])
+@pytest.mark.parametrize("bias", [0, 1, 2])
+@pytest.mark.parametrize("M, n, T, r", [(4, 2, 2, 1), (1, 3, 1, 3), (3, 2, 3, 5), (2, 0, 2, 2)])
+def test_factored_equals_the_definition(
+    shared: bool, weight: bool, bias: int, M: int, n: int, T: int, r: int
+) -> None:
+    case = conv_case(M, n, 5, 18, T, r, shared=shared, weight=weight, bias=bias)
+    case["x"] = case["x"].to(memory_format=torch.channels_last)
+    assert_equals_definition("conv2d", case, torch.float64, "factored", "native", shared=shared, padding=1, stride=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(5, 4), (30, 40)])  # few positions: oneDNN; many: tiles
+def test_factored_in_narrower_dtypes_and_both_libraries(dtype: torch.dtype, size: tuple[int, int]) -> None:
+    case = conv_case(3, 1, 64, 192, 2, 2, size=size, shared=True)
+    for name in ("weight", "B"):
+        case[name] = case[name] / 24
+    case["x"] = case["x"].to(memory_format=torch.channels_last)
+    assert_equals_definition("conv2d", case, dtype, "factored", "native", shared=True, padding=1)

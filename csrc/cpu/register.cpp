@@ -4,6 +4,7 @@
 // The files that use torch are one translation unit: its headers are most of the time that the build takes.
 #include <torch/library.h>
 
+#include "adapter.cpp"
 #include "common.cpp"
 #include "conv.cpp"
 #include "linear.cpp"
@@ -50,6 +51,10 @@ TORCH_LIBRARY(palora_native, library) {
   library.def(
       "pull_rows(Tensor grad, Tensor A, Tensor B, Tensor columns, Tensor(a!) weight, Tensor(b!) A_sum, "
       "Tensor(c!) B_sum) -> Tensor");
+  library.def("low_rank_add(Tensor? base, Tensor S, Tensor A, Tensor lam, bool shared, Tensor(a!) y) -> ()");
+  library.def(
+      "low_rank_pull(Tensor grad, Tensor S, Tensor A, Tensor lam, bool shared, bool[5] needs) -> Tensor[]");
+  library.def("combine(Tensor z, Tensor c) -> Tensor");
   library.def("max_pool_relu(Tensor x) -> (Tensor, Tensor)");
   library.def("max_pool_relu_backward(Tensor dy, Tensor which, int height, int width) -> Tensor");
 }
@@ -63,6 +68,9 @@ TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("tiled_conv_backward", &tiled_conv_backward);
   library.impl("merge_rows", &merge_rows);
   library.impl("pull_rows", &pull_rows);
+  library.impl("low_rank_add", &low_rank_add);
+  library.impl("low_rank_pull", &low_rank_pull);
+  library.impl("combine", &combine);
   library.impl("max_pool_relu", &max_pool_relu);
   library.impl("max_pool_relu_backward", &max_pool_relu_backward);
 }

@@ -51,15 +51,18 @@ struct Panels {
 // at(tap, k, o) in the order that Tiles::conv reads: panels of outputs; in them taps, depth, outputs.
 template <class C, class F>
 void pack(const Panels& z, C* out, F at) {
-  for (int64_t column = 0; column < z.outputs; column += z.block) {
-    int64_t count = std::min(z.block, z.outputs - column), width = z.width(column);
-    C* panel = out + z.begin(column);
-    for (int64_t tap = 0; tap < z.taps; ++tap)
-      for (int64_t k = 0; k < z.depth; ++k, panel += width) {
-        for (int64_t o = 0; o < count; ++o) panel[o] = at(tap, k, column + o);
-        std::fill(panel + count, panel + width, C(0));
+  int64_t pieces = (z.outputs + z.block - 1) / z.block * z.taps;
+  over_slots(slots_for(pieces, 8 * z.size()), pieces, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t piece = begin; piece < end; ++piece) {
+      int64_t column = piece / z.taps * z.block, tap = piece % z.taps;
+      int64_t count = std::min(z.block, z.outputs - column), width = z.width(column);
+      C* matrix = out + z.begin(column) + tap * z.depth * width;
+      for (int64_t k = 0; k < z.depth; ++k, matrix += width) {
+        for (int64_t o = 0; o < count; ++o) matrix[o] = at(tap, k, column + o);
+        std::fill(matrix + count, matrix + width, C(0));
       }
-  }
+    }
+  });
 }
 
 // Rows [row, row + rows) of an image with `pixels` pixels from column w.first on, zeros outside. Rows outside are left
