@@ -47,6 +47,22 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in [*recipes.names(), *methods.names()])
+    rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    for name in recipes.names():
+        assert rows[name].endswith(recipes.get(name).takes)
+
+
+def test_one_recipe_shows_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "utkface"]) == 0
+    out = capsys.readouterr().out
+    assert "one version of its code has p = 2" in " ".join(out.split()), "where settings come from"
+    assert "resnet18" in out
+    assert "outputs = (1, 2, 5)" in out
+    palora, pamal = (next(line for line in out.splitlines() if line.startswith(name)) for name in ("palora", "pamal"))
+    assert all(text in palora for text in ("rank = 4", "schedule = annealed-dirichlet", "rays = 1"))
+    assert all(text in pamal for text in ("window = 3", "regularisation = 1", "p = 5", "balance = gradient"))
+    assert main(["recipes", "utk"]) == 1
+    assert "utkface" in capsys.readouterr().err
 
 
 def test_recipe_of_the_paper() -> None:

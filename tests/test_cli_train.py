@@ -182,7 +182,14 @@ def test_control_must_be_a_point(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN[:-2], "--method", "stl", "--seed", "1", "--out", "point"]) == 0
     capsys.readouterr()
     assert main(["evaluate", "front", "--control", "point"]) == 0
-    assert "control stl" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "control stl" in printed
+    delta = next(line for line in printed.splitlines() if line.startswith("Δm against stl"))
+    fixed = json.loads(Path("front/front.json").read_text())["summary"]["fixed_rays"]
+    alone = {name: values[0] for name, values in json.loads(Path("point/front.json").read_text())["metrics"].items()}
+    for name, label in (("left", "all on left"), ("right", "all on right"), ("centre", "centre")):
+        change = [100 * (alone[key] - fixed[name][key]) / alone[key] for key in alone]  # accuracies: less is a loss
+        assert f"{label} {sum(change) / len(change):+.2f} %" in delta
     assert "holds a front of 11 rays" in failure(capsys, "evaluate", "point", "--control", "front")
     assert "nothing is not a run folder" in failure(capsys, "evaluate", "point", "--control", "nothing")
     Path("point/front.json").unlink()

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import palora
 from palora.data import TaskSpec
-from palora.engine.losses import loss_fn, measures, metric_fn
+from palora.engine.losses import MEASURES, METRICS, loss_fn, measures, metric_fn
 from palora.errors import PaloraError
-from palora.evaluation import delta_m
+from palora.evaluation import compared, delta_m
+from palora.evaluation.direction import larger_is_better
 from palora.evaluation.measures import Angles, Depth, Measure, Segmentation
 
 TASKS = (
@@ -207,12 +208,22 @@ def test_an_unknown_metric_lists_the_known_ones() -> None:
         metric_fn([TaskSpec("a", "mse", "segmentatoin", 1)])
 
 
+def test_which_way_every_metric_is_good() -> None:
+    """A name is all that figures, tables and Δm go by."""
+    lower = {name for m in (Depth(), Angles()) for name in m.names if "error" in name or "angle" in name}
+    lower |= {"mse", "mae", "huber", "loss"}
+    every = {*METRICS, *(name for measure in MEASURES.values() for name in measure.names), "loss"}
+    assert {name for name in every if not larger_is_better(f"{name}/task")} == lower
+
+
 def test_delta_m_by_hand() -> None:
     single = {"miou/s": 0.5, "abs error/d": 2.0, "angle mean/n": 20.0}
     # 10 % worse, 50 % better, 5 % worse
     found = delta_m({"miou/s": 0.45, "abs error/d": 1.0, "angle mean/n": 21.0}, single)
     assert found == pytest.approx((10 - 50 + 5) / 3)
     assert delta_m(single, single) == 0
+    names = [*single, "rel error (batch mean)/d", "loss/d", "within 30°/n"]
+    assert compared(names) == [*single, "within 30°/n"], "nothing twice, no losses"
     with pytest.raises(ValueError, match=r"Missing: within 30°/n"):
         delta_m({"within 30°/n": 0.3}, single)
     with pytest.raises(ValueError, match="at least one"):

@@ -36,6 +36,8 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
     for name, point in points.items():
         numbers = ", ".join(f"{column} {values[0]:.4f}" for column, values in columns(point).items())
         say(f"{'control ' + name:<20} {numbers}")
+    if "stl" in points:
+        show_delta(result, points["stl"])
     say()
     line("peak memory", peak_memory())
     say(f"{'run folder':<20} {folder}")
@@ -89,6 +91,23 @@ def show_summary(result: Evaluation) -> None:
         label = "ray centre" if name == "centre" else f"ray all on {name}"
         if values is not None:
             line(label, ", ".join(f"{column} {value:.4f}" for column, value in values.items()))
+
+
+def show_delta(result: Evaluation, single: Front) -> None:
+    """Δm, the mean relative loss against single-task learning, at the vertices and in the centre: below 0 is a gain."""
+    from palora.evaluation import compared, delta_m
+
+    alone = {name: values[0].item() for name, values in single.metrics.items()}
+    rays = {name: values for name, values in result.summary["fixed_rays"].items() if values is not None}
+    found = []
+    for name, values in rays.items():
+        metrics = {key: values[key] for key in compared(values) if key in alone}
+        label = "centre" if name == "centre" else f"all on {name}"
+        try:
+            found.append(f"{label} {delta_m(metrics, alone):+.2f} %")
+        except ValueError as error:  # a single-task metric of 0, as a run of a few steps may have
+            found.append(f"{label} undefined ({error})")
+    line("Δm against stl", ", ".join(found))
 
 
 def columns(front: Front) -> dict[str, list[float]]:

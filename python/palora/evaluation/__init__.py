@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from palora.evaluation.delta import delta_m
+from palora.evaluation.delta import compared, delta_m
 from palora.evaluation.direction import is_accuracy, larger_is_better
 from palora.evaluation.dominance import nondominated
 from palora.evaluation.front import Front
@@ -16,6 +16,7 @@ from palora.evaluation.sweep import sweep
 __all__ = [
     "Front",
     "Measure",
+    "compared",
     "delta_m",
     "hypervolume",
     "is_accuracy",

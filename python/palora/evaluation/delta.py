@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from palora.evaluation.direction import larger_is_better
+
+AGAIN = "(batch mean)"
+"""Ends the name of a metric that is another one once more, averaged in another way."""
+
+
+def compared(names: Iterable[str]) -> list[str]:
+    """Those of the metrics `names` that enter Δm: all but what is measured twice, and losses ("loss/…")."""
+    return [name for name in names if AGAIN not in name and not name.startswith("loss/")]
 
 
 def delta_m(metrics: Mapping[str, float], single: Mapping[str, float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LOWER_IS_BETTER = ("err", "loss", "mse", "mae", "l1", "nll", "angle", "perplexity")
+_LOWER_IS_BETTER = ("err", "loss", "mse", "mae", "l1", "nll", "huber", "angle", "perplexity")
 
 
 def larger_is_better(metric: str) -> bool:

@@ -18,7 +18,7 @@ from palora.recipes import (
     utkface,
     utkface_short,
 )
-from palora.recipes.recipe import Recipe
+from palora.recipes.recipe import MACHINE, Recipe
 from palora.suggest import unknown
 
 RECIPES: dict[str, Recipe] = {
@@ -53,4 +53,4 @@ def get(name: str) -> Recipe:
     return RECIPES[name]
 
 
-__all__ = ["RECIPES", "Recipe", "get", "names"]
+__all__ = ["MACHINE", "RECIPES", "Recipe", "get", "names"]

@@ -10,7 +10,8 @@ RECIPE = Recipe(
     source=(
         "PaLoRA paper, Sec. 5.3 and App. B: Adam 1e-4, halved after 100 of 200 epochs, batch 2, r = 4, M = 6, gradient "
         "balancing. Normals: cosine loss as in the code of Nash-MTL, whose settings the paper names; its own code has "
-        "the L1 distance (--data-option normal_loss=l1). The losses average over the valid pixels of each image, in "
+        "the L1 distance (--data-option normal_loss=l1). PaMaL, for which the paper names nothing: as for CityScapes. "
+        "The losses average over the valid pixels of each image, in "
         "the authors' code over those of each batch. The reference point of the hypervolume is ours: the papers have "
         "none."
     ),

@@ -9,6 +9,9 @@ from palora import methods
 from palora.engine import RunConfig
 from palora.errors import PaloraError
 
+MACHINE = "two cores of an AMD EPYC (a shared virtual machine)"
+"""What `Recipe.takes` was measured on."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -38,7 +41,7 @@ class Recipe:
     validate_every: int = 1
     reference: tuple[float, ...] | None = None
     takes: str = ""
-    """How long a run took, of which method and on what; empty: not measured."""
+    """How long training and evaluating the recipe's own method took on MACHINE; estimates say so."""
 
     def configure(
         self,
