@@ -13,7 +13,7 @@ from dataclasses import dataclass
 _FORCED: dict[str, str] = {}
 
 ALGORITHMS = {
-    "linear": ("factored", "merged"),
+    "linear": ("factored", "split", "merged"),
     "linear_delta": ("merged", "basis"),
     "conv2d": ("merged", "basis", "factored", "direct", "tiled"),
     "conv2d_delta": ("merged", "basis", "direct", "tiled"),
@@ -42,7 +42,10 @@ def force(**algorithms: str) -> Iterator[None]:
 def linear(rays: int, n: int, K: int, O: int, R: int, shared: bool, backend: str = "eager") -> str:
     """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product."""
     if "linear" in _FORCED:
-        return _FORCED["linear"]
+        forced = _FORCED["linear"]
+        return "factored" if forced == "split" and backend != "triton" else forced  # nothing else is fused
+    if backend == "triton":
+        return _linear_on_gpu(rays, n, K, O, R, shared)
     if shared:
         return "factored"  # one base product and one S for all rays: nothing to gain from M weights
     if backend == "native" and R < 48:
@@ -52,14 +55,60 @@ def linear(rays: int, n: int, K: int, O: int, R: int, shared: bool, backend: str
     return "factored"
 
 
-def linear_delta(rays: int, n: int, elements: int, shared: bool) -> str:
+def linear_delta(
+    rays: int, n: int, elements: int, shared: bool, K: int = 0, O: int = 0, backend: str = "eager"
+) -> str:
     """``elements``: T+1, or T without a common part; the basis plan costs that many products of the rows it sees."""
     if "linear_delta" in _FORCED:
         return _FORCED["linear_delta"]
+    if backend == "triton":
+        return _linear_delta_on_gpu(rays, n, elements, K, O, shared)
     if shared:
         return "basis" if elements < rays else "merged"
     # Merging reads every delta once per ray, about what 16 rows of the extra products cost.
     return "basis" if n <= 16 and rays > 1 else "merged"
+
+
+# On a GPU a launch takes as long as the larger of its traffic, in bytes, and its products, in flops over the ridge: the
+# flops per byte at which the two cost the same. These are numbers of the vendors for an H100 and bfloat16, not
+# measurements; an A100 has about half the ridge, which moves the borders but not by much.
+_RIDGE = 295
+_LAUNCH = 6_000_000  # bytes that could be moved while one more kernel starts
+_ITEM = 2
+_FUSED_COLUMNS = 64  # of S beside a tile, the most that triton.linear_product takes
+_TILE = 128
+
+
+def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:
+    return max(_ITEM * traffic, 2 * multiply_adds / _RIDGE) + launches * _LAUNCH
+
+
+def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool) -> str:
+    """One launch with S recomputed for every column of tiles; S in a launch of its own; or merged weights."""
+    if shared:
+        return "factored" if R <= _FUSED_COLUMNS else "split"
+    rows = rays * n
+    traffic, products = rows * (K + O) + K * O, rows * K * O
+    costs = {
+        "factored": _cost(traffic, products + rows * R * (K * -(-O // _TILE) + O)),
+        "split": _cost(traffic + rows * K, products + rows * R * (K + O), launches=2),
+        # M weights are written and read, and R multiply-adds make each of their values.
+        "merged": _cost(traffic + 2 * rays * K * O, products + rays * K * O * R, launches=2),
+    }
+    if R > _FUSED_COLUMNS:
+        del costs["factored"]
+    return min(costs, key=lambda plan: costs[plan])
+
+
+def _linear_delta_on_gpu(rays: int, n: int, elements: int, K: int, O: int, shared: bool) -> str:
+    """The products with all elements, for a shared input once; or merged weights."""
+    if shared:
+        return "basis" if elements < rays else "merged"
+    rows = rays * n
+    traffic, products = rows * (K + O) + elements * K * O, rows * K * O
+    basis = _cost(traffic, products * elements)
+    merged = _cost(traffic + 2 * rays * K * O, products + rays * elements * K * O, launches=2)
+    return "basis" if basis <= merged else "merged"
 
 
 @dataclass(frozen=True)
@@ -104,6 +153,13 @@ def conv2d(call: Conv, op: str = "conv2d") -> str:
         if little and call.rays > 4 * call.elements:
             return "basis"
         return "tiled" if call.offers("tiled") else "merged"
+    if call.backend == "native" and call.channels_last:
+        if call.offers("factored"):
+            return "factored"
+        # Small kernels have no room for a second vector of outputs; large ones leave the cache of `direct`.
+        if call.offers("direct") and call.elements <= call.rays and call.n * call.positions * call.O < 100_000:
+            return "direct"
+        return "basis" if call.elements <= call.rays else "merged"
     # Combining E maps into M costs a pass over M+E maps, about 40 multiply-adds a value.
     gain = (call.rays - call.elements) * call.K
     return "basis" if gain > 40 * (call.rays + call.elements) else "merged"

@@ -57,9 +57,4 @@ def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def preferred(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the automatic choice takes the kernels: on a GPU that can; the interpreter only where it is named."""
-    return (
-        device.type == "cuda"
-        and not interpreted()
-        and status() == AVAILABLE
-        and obstacle(device, dtype) is None
-    )
+    return device.type == "cuda" and not interpreted() and status() == AVAILABLE and obstacle(device, dtype) is None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from palora_kernels.eager.factors import Needs
 from palora_kernels.eager.linear import Gradients
-from palora_kernels.triton import linear_product, linear_project, linear_sums, linear_weights
+from palora_kernels.triton import linear_dense, linear_product, linear_project, linear_sums, linear_weights
 from palora_kernels.triton.operands import in_side, out_side
 
 
@@ -59,7 +59,9 @@ def split_forward(
 
 
 def _zeros(like: list[tuple[bool, Tensor | None]]) -> list[Tensor | None]:
-    return [torch.zeros_like(t, memory_format=torch.contiguous_format) if w and t is not None else None for w, t in like]
+    return [
+        torch.zeros_like(t, memory_format=torch.contiguous_format) if w and t is not None else None for w, t in like
+    ]
 
 
 def _backward(
@@ -77,8 +79,8 @@ def _backward(
 ) -> Gradients:
     tasks, O, r = A.shape
     rays = lam.shape[0]
-    if grad.numel() == 0:
-        return _empty_batch(grad, x, weight, A, B, lam, bias_dims, needs)
+    if grad.numel() == 0 or x.numel() == 0:
+        return _empty(grad, x, weight, A, B, lam, bias_dims, needs)
     n = grad.shape[0] // rays
     shared = shared and rays > 1  # one ray shares nothing
     needs_u = needs.factors or needs.lam
@@ -113,7 +115,7 @@ def _reads_sum(needs: Needs) -> bool:
     return needs.x or needs.weight
 
 
-def _empty_batch(
+def _empty(
     grad: Tensor,
     x: Tensor,
     weight: Tensor | None,
@@ -123,12 +125,15 @@ def _empty_batch(
     bias_dims: int,
     needs: Needs,
 ) -> Gradients:
-    """No rows, or no outputs: every gradient is zero."""
+    """No rows, no outputs or no inputs: every gradient is zero but that of the bias."""
     dx, dweight, dA, dB, dlam = _zeros(
         [(needs.x, x), (needs.weight, weight), (needs.factors, A), (needs.factors, B), (needs.lam, lam)]
     )
-    outputs = A.shape[1]
-    dbias = grad.new_zeros(outputs if bias_dims == 1 else (lam.shape[0], outputs)) if needs.bias else None
+    dbias = None
+    if needs.bias:
+        rays, outputs = lam.shape[0], A.shape[1]
+        none = grad.new_zeros(outputs if bias_dims == 1 else (rays, outputs))
+        dbias = linear_sums.bias(grad, rays, bias_dims) if grad.numel() else none
     return dx, dweight, dbias, [dA, dB] if dA is not None and dB is not None else None, dlam
 
 
@@ -141,8 +146,44 @@ def split_backward(*arguments: Any) -> Gradients:
     return _backward(*arguments, fused=False)
 
 
+def merged_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
+) -> tuple[Tensor, None]:
+    return linear_dense.merged_forward(x, weight, bias, linear_dense.one_tap(A, B), lam, shared), None
+
+
+def merged_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    S: Tensor | None,
+    *rest: Any,
+) -> Gradients:
+    return linear_dense.merged_backward(grad, x, weight, linear_dense.one_tap(A, B), lam, *rest)
+
+
+def merged_delta_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool
+) -> Tensor:
+    return linear_dense.merged_forward(x, weight, bias, linear_dense.one_tap(D), lam, shared)
+
+
+def merged_delta_backward(
+    grad: Tensor, x: Tensor, weight: Tensor | None, D: Tensor, lam: Tensor, *rest: Any
+) -> Gradients:
+    return linear_dense.merged_backward(grad, x, weight, linear_dense.one_tap(D), lam, *rest)
+
+
 Plan = tuple[Callable[..., Any], Callable[..., Any]]
 LOW_RANK: dict[str, Plan] = {
     "factored": (factored_forward, factored_backward),
     "split": (split_forward, split_backward),
+    "merged": (merged_forward, merged_backward),
+}
+DENSE: dict[str, Plan] = {
+    "basis": (linear_dense.basis_forward, linear_dense.basis_backward),
+    "merged": (merged_delta_forward, merged_delta_backward),
 }

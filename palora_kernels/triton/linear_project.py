@@ -52,9 +52,7 @@ def linear_project(
         x = tl.load(x_ptr + step(k0, x_col) + x_offsets, mask=in_row[:, None] & in_k[None, :], other=0.0)
         into = tl.load(into_ptr + step(k0, into_col) + into_offsets, mask=in_k[:, None] & in_j[None, :], other=0.0)
         s = tl.dot(x, into, s, input_precision=PRECISION)
-    tl.store(
-        s_ptr + grid_offsets(row, j, R, 1), s.to(s_ptr.dtype.element_ty), mask=in_row[:, None] & in_j[None, :]
-    )
+    tl.store(s_ptr + grid_offsets(row, j, R, 1), s.to(s_ptr.dtype.element_ty), mask=in_row[:, None] & in_j[None, :])
 
 
 def run(x: Tensor, into: Factor) -> Tensor:

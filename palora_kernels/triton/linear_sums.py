@@ -8,13 +8,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from palora_kernels.triton import configs, reduce
+from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
+from palora_kernels.triton.listing import META, plain_variants
 from palora_kernels.triton.operands import strides
 from palora_kernels.triton.tiles import grid_offsets, step
 
@@ -180,7 +184,7 @@ def linear_lam(
     BI: tl.constexpr,
     BR: tl.constexpr,
 ):
-    """s (M*n, T*r), or (n, T*r) if SHARED, u (M*n, T*r) -> out (M, T) float32, or one such matrix a split.
+    """s (M*n, T*r), or (n, T*r) if SHARED, u (M*n, T*r) or None for ones -> out (M, T) float32, or one a split.
 
     A program sums one task of BM rays, BI rows of each at a time: many rays of one row or few rays of many.
     """
@@ -205,17 +209,19 @@ def linear_lam(
             mask = ((m < M) & (row < last))[:, None] & (j0 + j < r)[None, :]
             column = (t * r + j0 + j)[None, :]
             s = tl.load(s_ptr + s_row[:, None] * (T * r) + column, mask=mask, other=0.0).to(tl.float32)
-            u = tl.load(u_ptr + u_row[:, None] * (T * r) + column, mask=mask, other=0.0).to(tl.float32)
-            total += s * u
+            if u_ptr is not None:
+                u = tl.load(u_ptr + u_row[:, None] * (T * r) + column, mask=mask, other=0.0)
+                s *= u.to(tl.float32)
+            total += s
     per_row = tl.sum(total, axis=1)
     per_ray = tl.sum(tl.reshape(per_row, (BM, BI)), axis=1)
     ray = ray_block * BM + tl.arange(0, BM)
     tl.store(out_ptr + step(split, split_stride) + ray.to(tl.int64) * T + t, per_ray, mask=ray < M)
 
 
-def lam(S: Tensor, U0: Tensor, rays: int, tasks: int, shared: bool) -> Tensor:
-    """S (P, R) and U0 (M*n, R), contiguous -> dlam (M, T) float32."""
-    n, r = U0.shape[0] // rays, U0.shape[1] // max(tasks, 1)
+def lam(S: Tensor, U0: Tensor | None, rays: int, tasks: int, shared: bool) -> Tensor:
+    """S (P, R) and U0 (M*n, R), contiguous -> dlam (M, T) float32. Without U0 the sums of S, (M*n, R), alone."""
+    n, r = S.shape[0] // (1 if shared else rays), S.shape[1] // max(tasks, 1)
     dlam = torch.empty(rays, tasks, dtype=torch.float32, device=S.device)
     BI = min(64, _power(n))
     BM = 64 // BI
@@ -243,3 +249,28 @@ def lam(S: Tensor, U0: Tensor, rays: int, tasks: int, shared: bool) -> Tensor:
     )
     partial.finish()
     return dlam
+
+
+def variants() -> Iterator[Variant]:
+    """The three sums, as a layer of two tasks asks for them."""
+    M, n, O, T = 5, 512, 1024, 2
+
+    def grad(dtype: torch.dtype) -> Tensor:
+        return torch.empty(M * n, O, dtype=dtype, device=META)
+
+    rays = torch.empty(M, T, device=META)
+    for label, tasks in (("low rank", 0), ("dense", T)):
+        yield from plain_variants(
+            f"linear_over_rays {label}",
+            linear_over_rays,
+            lambda dtype, tasks=tasks: over_rays(grad(dtype), rays, common=True, tasks=tasks),  # type: ignore[misc]
+        )
+    yield from plain_variants("linear_bias", linear_bias, lambda dtype: bias(grad(dtype), M, 2))
+    for label, few in (("low rank", 16), ("one row a ray", 2)):
+        yield from plain_variants(
+            f"linear_lam {label}",
+            linear_lam,
+            lambda dtype, few=few: lam(  # type: ignore[misc]
+                grad(dtype)[:, :few].contiguous(), grad(dtype)[:, :few].contiguous(), M if few > 2 else M * n, T, False
+            ),
+        )

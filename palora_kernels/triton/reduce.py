@@ -7,7 +7,7 @@ A kernel whose reduction is shared by several programs writes one float32 copy o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
+from palora_kernels.triton.listing import META, plain_variants
 from palora_kernels.triton.tiles import step
 
 _BLOCK = 1024
@@ -115,4 +117,19 @@ class Partial:
             splits=self.splits,
             split_stride=self.stride,
             BLOCK=_BLOCK,
+        )
+
+
+def variants() -> Iterator[Variant]:
+    """One output and four."""
+
+    def call(dtype: torch.dtype, count: int) -> None:
+        outputs = [torch.empty(1024, 512 if i == 0 else 16, dtype=dtype, device=META) for i in range(count)]
+        Partial.of(outputs, 4).finish()
+
+    for count in (1, 4):
+        yield from plain_variants(
+            f"add_splits {count}",
+            add_splits,
+            lambda dtype, count=count: call(dtype, count),  # type: ignore[misc]
         )
