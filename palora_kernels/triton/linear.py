@@ -8,6 +8,7 @@ cuBLAS. ``basis`` computes the products with W and every D_t and combines them; 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from palora_kernels.triton import linear_dense, linear_product, linear_project, 
 from palora_kernels.triton.operands import in_side, out_side
 
 
-def _forward(
+def factored_forward(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -27,8 +28,9 @@ def _forward(
     B: Tensor,
     lam: Tensor,
     shared: bool,
-    fused: bool,
+    fused: bool = True,
 ) -> tuple[Tensor, Tensor]:
+    """Y (M*n, O) and S = X B^T (P, R), which the backward needs. ``fused`` off is the plan ``split``."""
     rays, O, R = lam.shape[0], A.shape[1], A.shape[0] * A.shape[2]
     rows = x.shape[0]
     y = x.new_empty(rows * rays if shared else rows, O)
@@ -45,26 +47,13 @@ def _forward(
     return y, S
 
 
-def factored_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
-) -> tuple[Tensor, Tensor]:
-    """Y (M*n, O) and S = X B^T (P, R), which the backward needs."""
-    return _forward(x, weight, bias, A, B, lam, shared, fused=True)
-
-
-def split_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
-) -> tuple[Tensor, Tensor]:
-    return _forward(x, weight, bias, A, B, lam, shared, fused=False)
-
-
 def _zeros(like: list[tuple[bool, Tensor | None]]) -> list[Tensor | None]:
     return [
         torch.zeros_like(t, memory_format=torch.contiguous_format) if w and t is not None else None for w, t in like
     ]
 
 
-def _backward(
+def factored_backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor | None,
@@ -75,9 +64,9 @@ def _backward(
     bias_dims: int,
     shared: bool,
     needs: Needs,
-    fused: bool,
+    fused: bool = True,
 ) -> Gradients:
-    tasks, O, r = A.shape
+    tasks, r = A.shape[0], A.shape[2]
     rays = lam.shape[0]
     if grad.numel() == 0 or x.numel() == 0:
         return _empty(grad, x, weight, A, B, lam, bias_dims, needs)
@@ -137,15 +126,6 @@ def _empty(
     return dx, dweight, dbias, [dA, dB] if dA is not None and dB is not None else None, dlam
 
 
-def factored_backward(*arguments: Any) -> Gradients:
-    """(grad, x, weight, A, B, lam, S, bias_dims, shared, needs) -> (dx, dweight, dbias, [dA, dB], dlam)."""
-    return _backward(*arguments, fused=True)
-
-
-def split_backward(*arguments: Any) -> Gradients:
-    return _backward(*arguments, fused=False)
-
-
 def merged_forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
 ) -> tuple[Tensor, None]:
@@ -180,7 +160,7 @@ def merged_delta_backward(
 Plan = tuple[Callable[..., Any], Callable[..., Any]]
 LOW_RANK: dict[str, Plan] = {
     "factored": (factored_forward, factored_backward),
-    "split": (split_forward, split_backward),
+    "split": (partial(factored_forward, fused=False), partial(factored_backward, fused=False)),
     "merged": (merged_forward, merged_backward),
 }
 DENSE: dict[str, Plan] = {

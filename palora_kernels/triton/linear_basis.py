@@ -76,7 +76,7 @@ def linear_basis(
     if w_ptr is not None:
         elements += 1
     acc = tl.zeros((BM, BN), tl.float32)
-    for i in range(0, elements * steps):
+    for i in range(elements * steps):
         e = i // steps
         k0 = (i % steps) * BK
         in_k = k < K - k0
@@ -115,7 +115,7 @@ def run(
     n: int,
     scaled: bool,
 ) -> None:
-    """Fill y (rows, O): x (rows, K), or (E, rows, K) if not ``scaled``; weight (O, K) and D (T, O, K) of equal strides."""
+    """Fill y (rows, O): x (rows, K), or (E, rows, K) if not ``scaled``; weight (O, K) and D (T, O, K) of one layout."""
     rows, K = x.shape[-2:]
     O = y.shape[1]
     elements = D.shape[0] + (weight is not None)

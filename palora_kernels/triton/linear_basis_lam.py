@@ -71,7 +71,7 @@ def linear_basis_lam(
         rays = M
     g_offsets = grid_offsets(row, o, g_row, g_col)
     v_offsets = (row.to(tl.int64) * T + t) * o_tiles + o_tile
-    for m in range(0, rays):
+    for m in range(rays):
         g_at = g_ptr + step(m, g_row) * rows + g_offsets
         g = tl.load(g_at, mask=in_row[:, None] & in_o[None, :], other=0.0)
         v = tl.sum(z * g.to(tl.float32), axis=1)

@@ -90,7 +90,7 @@ def linear_combine(
     if w_ptr is not None:
         task = e - 1
     y_offsets = grid_offsets(row, o, O, 1)
-    for m in range(0, M):
+    for m in range(M):
         lam_offsets = step(m, lam_ray) + task.to(tl.int64) * lam_task
         c = tl.load(lam_ptr + lam_offsets, mask=(task >= 0) & (task < T), other=0.0)
         c = tl.where(task < 0, 1.0, c)
@@ -103,7 +103,7 @@ def linear_combine(
 
 
 def _shape(elements: int) -> tuple[int, int]:
-    """(padded elements, columns of a tile): at least sixteen outputs a tile, so that rows are stored in whole sectors."""
+    """(padded elements, columns of a tile): sixteen outputs a tile or more, so that whole sectors are stored."""
     padded = 1 << (elements - 1).bit_length()
     return padded, max(64, 16 * padded)
 

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""Y = X W^T + (S o Lam) A^T + b in one launch, for the forward and, with the roles swapped, for dX = G W + (U0 o Lam) B.
+"""Y = X W^T + (S o Lam) A^T + b in one launch; with the roles swapped, dX = G W + (U0 o Lam) B.
 
     X rows x K ──┬── W^T ──> acc  [BM, BN]  ──────────────── + ── + b ──> Y
                  └── B^T ──> S    [BM, BR]  ── o Lam ── A^T ─┘
@@ -119,7 +119,7 @@ def linear_product(
         if bias_ptr is not None and not BIAS_PER_RAY:
             bias = tl.load(bias_ptr + o.to(tl.int64) * bias_col, mask=in_o, other=0.0)
             acc += bias.to(tl.float32)[None, :]
-        for m in range(0, M):
+        for m in range(M):
             if S_FROM == "x":
                 lam = lam_of(lam_ptr, m, j, in_j, r, lam_ray, lam_task)
                 y = tl.dot((s * lam[None, :]).to(dtype), out, acc, input_precision=PRECISION)
@@ -149,7 +149,7 @@ def linear_product(
                 in_s = in_row[:, None] & (jj < R)[None, :]
                 if S_FROM == "rays":
                     scaled = tl.zeros((BM, BR), tl.float32)
-                    for m in range(0, M):
+                    for m in range(M):
                         s_m = tl.load(s_ptr + step(m, 1) * rows * R + grid_offsets(row, jj, R, 1), mask=in_s, other=0.0)
                         scaled += s_m.to(tl.float32) * lam_of(lam_ptr, m, jj, jj < R, r, lam_ray, lam_task)[None, :]
                 else:

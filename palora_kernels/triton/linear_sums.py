@@ -59,7 +59,7 @@ def linear_over_rays(
     offsets = (index // O) * g_row + (index % O) * g_col
     e = tl.arange(0, BE)
     total = tl.zeros((BE, BLOCK), tl.float32)
-    for m in range(0, M):
+    for m in range(M):
         g = tl.load(g_ptr + step(m, g_row) * n + offsets, mask=inside, other=0.0).to(tl.float32)
         lam_offsets = step(m, lam_ray) + (e - COMMON).to(tl.int64) * lam_task
         c = tl.load(lam_ptr + lam_offsets, mask=(e >= COMMON) & (e < E), other=0.0)

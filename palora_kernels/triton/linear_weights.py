@@ -170,7 +170,7 @@ def linear_weights(
                 in_u = in_p[:, None] & in_j[None, :]
                 if SHARED:
                     u = tl.zeros((BP, BR), tl.float32)
-                    for m in range(0, M):
+                    for m in range(M):
                         u_m = tl.load(u_ptr + step(m, 1) * rows * R + u_offsets, mask=in_u, other=0.0)
                         u += u_m.to(tl.float32) * lam_of(lam_ptr, m, j, in_j, r, lam_ray, lam_task)[None, :]
                 else:

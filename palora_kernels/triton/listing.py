@@ -32,8 +32,9 @@ def variants_of(
 ) -> Iterator[Variant]:
     """One variant for each dtype and each tile that some target may choose.
 
-    ``call(dtype)`` runs the plan on tensors of the meta device; its first launch of ``kernel`` is the entry. Default are
-    all tiles of bfloat16 and of exact float32 (with ``all_default`` off only the largest), and the largest of the others.
+    ``call(dtype)`` runs the plan on tensors of the meta device; its first launch of ``kernel`` is the entry. Default
+    are all tiles of bfloat16 and of exact float32, or only the largest with ``all_default`` off, and the largest of the
+    others.
     """
     for dtype, tf32, name in _KINDS:
         takers: dict[Tile, list[str]] = {}

@@ -28,7 +28,7 @@ _MOST = 4  # outputs of one launch
 def _add(workspace_ptr, out_ptr, block, size, splits, split_stride, BLOCK: tl.constexpr):
     index = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
-    for i in range(0, splits):
+    for i in range(splits):
         total += tl.load(workspace_ptr + step(i, split_stride) + index, mask=index < size, other=0.0)
     tl.store(out_ptr + index, total.to(out_ptr.dtype.element_ty), mask=index < size)
 
@@ -52,7 +52,7 @@ def add_splits(
     split_stride,
     BLOCK: tl.constexpr,
 ):
-    """Output q (q_size values, None if there is none) = sum over splits i of workspace[i*split_stride + q_start + ...]."""
+    """Output q, q_size values or None: the sum over splits i of workspace[i*split_stride + q_start + ...]."""
     block = tl.program_id(0)
     if a_ptr is not None:
         if block >= 0 and block < tl.cdiv(a_size, BLOCK):
