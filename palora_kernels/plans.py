@@ -142,6 +142,8 @@ class Conv:
 def conv2d(call: Conv, op: str = "conv2d") -> str:
     if op in _FORCED:
         return _FORCED[op] if call.offers(_FORCED[op]) else "merged"
+    if call.backend == "triton":
+        return _conv2d_on_gpu(call)
     if call.offers("direct") and call.K <= 32 and call.rays > 1 and call.channels_last:
         return "direct"
     if not call.shared:
@@ -163,3 +165,24 @@ def conv2d(call: Conv, op: str = "conv2d") -> str:
     # Combining E maps into M costs a pass over M+E maps, about 40 multiply-adds a value.
     gain = (call.rays - call.elements) * call.K
     return "basis" if gain > 40 * (call.rays + call.elements) else "merged"
+
+
+def _conv2d_on_gpu(call: Conv) -> str:
+    """M kernels in one launch; or the library's convolution with more channels, and a pass over its maps.
+
+    ``traffic`` leaves out what all plans read, the images and W.
+    """
+    K, O, R, E = call.K, call.O, call.R, call.elements
+    ray_rows = call.n * call.positions
+    rows = call.rays * ray_rows
+    seen = ray_rows if call.shared else rows  # the rows of a convolution that serves all rays
+    tiled = call.rays * -(-ray_rows // 16) * 16  # a tile holds rows of one ray, 16 at least
+    weights = call.rays * K * O
+    costs = {
+        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O),
+        "factored": _cost(seen * (O + R), seen * K * (O + R)) + _cost(seen * (O + R) + rows * O, rows * R * O),
+        "basis": _cost(seen * E * O, seen * K * E * O) + _cost(seen * E * O + rows * O, 0) + _cost(E * K * O, 0),
+    }
+    if not call.offers("factored") or R == 0:
+        del costs["factored"]
+    return min(costs, key=lambda plan: costs[plan])
