@@ -7,6 +7,7 @@ table's own choice is slower than the fastest by more than the slack, then the s
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -79,9 +80,9 @@ def grid() -> Iterator[tuple[str, str, Make]]:
     for (C, O, k, H, W), n, shared in product(maps, (1, 8, 64), (False, True)):
         if n * k * k * C * O * H * W > 2**33:
             continue
-        yield "conv2d", f"M5 n{n} {C}→{O} {k}×{k} {H}×{W}{' shared' * shared}", conv(
-            5, n, C, O, k, H, W, 2, 2, shared, 1
-        )
+        for T, r in ((2, 1), (7, 4)):
+            name = f"M5 n{n} {C}→{O} {k}×{k} {H}×{W} T{T} r{r}{' shared' * shared}"
+            yield "conv2d", name, conv(5, n, C, O, k, H, W, T, r, shared, 1)
     yield "conv2d", "M5 n8 64→64 3×3 32×32 groups 4", conv(5, 8, 64, 64, 3, 32, 32, 2, 2, False, 4)
     yield "conv2d", "M64 n1 64→64 3×3 16×16", conv(64, 1, 64, 64, 3, 16, 16, 2, 2, False, 1)
 
@@ -123,11 +124,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.3, help="to spend on a shape")
     parser.add_argument("--slack", type=float, default=0.1, help="how much slower counts as wrong")
     parser.add_argument("--only", default="", help="only this op")
+    parser.add_argument("--match", default="", help="only shapes whose name matches this regular expression")
     parser.add_argument("--all", action="store_true", help="print every shape, not only where the table is wrong")
     options = parser.parse_args()
     right = total = 0
     for op, name, make in grid():
-        if options.only and op != options.only:
+        if (options.only and op != options.only) or not re.search(options.match, name):
             continue
         chosen, times = compare(op, make, options.seconds)
         best = min(times, key=lambda plan: times[plan])

@@ -223,3 +223,13 @@ def test_factored_in_narrower_dtypes_and_both_libraries(dtype: torch.dtype, size
         case[name] = case[name] / 24
     case["x"] = case["x"].to(memory_format=torch.channels_last)
     assert_equals_definition("conv2d", case, dtype, "factored", "native", shared=True, padding=1)
+
+
+@pytest.mark.parametrize("form, weight", [("dense", True), ("dense", False), ("loralib", True)])
+@pytest.mark.parametrize("bias", [0, 1, 2])
+def test_basis_of_a_shared_input_equals_the_definition(form: str, weight: bool, bias: int) -> None:
+    op = "conv2d_delta" if form == "dense" else "conv2d"
+    case = conv_case(4, 2, 6, 10, 2, 2, shared=True, weight=weight, bias=bias, form=form)
+    case["x"] = case["x"].to(memory_format=torch.channels_last)
+    assert_equals_definition(op, case, torch.float64, "basis", "native", shared=True, padding=1)
+    assert_equals_definition(op, case, torch.bfloat16, "basis", "native", shared=True, padding=1)

@@ -18,12 +18,12 @@ from palora_kernels.eager.linear import Gradients
 CL = torch.channels_last
 
 
-def _rows(maps: Tensor) -> Tensor:
+def rows_of(maps: Tensor) -> Tensor:
     """(P, C, H, W) in channels_last -> (P*H*W, C), a view."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
-def _maps(rows: Tensor, like: Tensor) -> Tensor:
+def maps_of(rows: Tensor, like: Tensor) -> Tensor:
     """(P*H*W, C) -> (P, C, H, W) in channels_last, with the positions of ``like``."""
     return rows.view(-1, like.shape[2], like.shape[3], rows.shape[1]).permute(0, 3, 1, 2)
 
@@ -33,17 +33,21 @@ def _tiles(x: Tensor, kernel: Tensor, positions: int) -> bool:
     return x.element_size() >= 4 and (positions >= 512 or kernel.numel() < 100_000)
 
 
-def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: Geometry) -> Tensor:
+def convolve(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, conv: Geometry, out: Tensor | None = None
+) -> Tensor:
+    """One convolution of channels_last tensors, into ``out`` if it is given."""
     size = conv.output_size(x, kernel.shape[2:])  # type: ignore[arg-type]
     if not _tiles(x, kernel, x.shape[0] * size[0] * size[1]):
-        return conv.forward(x, kernel, bias).contiguous(memory_format=CL)
-    y = eager_conv._empty(x, [x.shape[0], kernel.shape[0], *size], CL)
+        y = conv.forward(x, kernel, bias).contiguous(memory_format=CL)
+        return y if out is None else out.copy_(y)
+    y = eager_conv._empty(x, [x.shape[0], kernel.shape[0], *size], CL) if out is None else out
     geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
     torch.ops.palora_native.tiled_conv.default(x, kernel, bias, *geometry, y)
     return y
 
 
-def _pull(
+def pull(
     grad: Tensor, x: Tensor, kernel: Tensor, conv: Geometry, need_x: bool, need_kernel: bool
 ) -> tuple[Tensor | None, Tensor]:
     """(dx or None, dkernel) of one convolution."""
@@ -82,18 +86,18 @@ def factored_forward(
     if layout != CL:
         return eager_conv.factored_forward(x, weight, bias, factors, lam, shared, conv, layout)
     rays, x = lam.shape[0], x.contiguous(memory_format=CL)
-    S = _convolve(x, _filters(factors), None, conv)
+    S = convolve(x, _filters(factors), None, conv)
     base: Tensor | None = None
     common = bias if bias is not None and bias.dim() == 1 and weight is not None else None
     if weight is not None:
-        base = _convolve(x, weight.contiguous(memory_format=CL), common, conv)
+        base = convolve(x, weight.contiguous(memory_format=CL), common, conv)
     if base is not None and not (shared and rays > 1):
         y = base
     else:
         samples = x.shape[0] * rays if shared else x.shape[0]
         y = eager_conv._empty(x, [samples, factors.shape[0], *S.shape[2:]], CL)
     torch.ops.palora_native.low_rank_add.default(
-        None if base is None else _rows(base), _rows(S), _out_side(factors), lam, shared, _rows(y)
+        None if base is None else rows_of(base), rows_of(S), _out_side(factors), lam, shared, rows_of(y)
     )
     if bias is not None and common is None:
         per_ray = bias.expand(rays, -1) if bias.dim() == 1 else bias
@@ -120,7 +124,7 @@ def factored_backward(
         )
     x, grad = x.contiguous(memory_format=CL), grad.contiguous(memory_format=CL)
     filters = _filters(factors)
-    S = _convolve(x, filters, None, conv)  # recomputed, not kept
+    S = convolve(x, filters, None, conv)  # recomputed, not kept
     wanted = [
         weight is not None and (needs.weight or needs.x),
         needs.factors or needs.x,
@@ -129,17 +133,17 @@ def factored_backward(
         needs.bias and bias_dims == 1,
     ]
     common, U, dA, dlam, db = torch.ops.palora_native.low_rank_pull.default(
-        _rows(grad), _rows(S), _out_side(factors), lam, shared, wanted
+        rows_of(grad), rows_of(S), _out_side(factors), lam, shared, wanted
     )
     dx = dweight = None
     factor_gradients: list[Tensor] | None = None
     if wanted[0]:
         assert weight is not None
         kernel = weight.contiguous(memory_format=CL)
-        dx, dkernel = _pull(_maps(common, grad), x, kernel, conv, needs.x, needs.weight)
+        dx, dkernel = pull(maps_of(common, grad), x, kernel, conv, needs.x, needs.weight)
         dweight = dkernel.contiguous() if needs.weight else None
     if wanted[1]:
-        part, dfilters = _pull(_maps(U, grad), x, filters, conv, needs.x, needs.factors)
+        part, dfilters = pull(maps_of(U, grad), x, filters, conv, needs.x, needs.factors)
         if part is not None:
             dx = part if dx is None else dx.add_(part)
         if needs.factors:

@@ -18,6 +18,7 @@ from palora_kernels.eager.conv import Geometry, _bias_of, _place, _ray
 from palora_kernels.eager.factors import Factors, LowRank, Needs, WeightGradients
 from palora_kernels.eager.linear import Gradients, _coefficients
 from palora_kernels.native.appended import factored_backward, factored_forward
+from palora_kernels.native.basis import conv_backward, conv_forward
 from palora_kernels.native.factors import NativeGradients, NativeLowRank
 from palora_kernels.reference import opmath_dtype
 
@@ -235,6 +236,7 @@ def direct_backward(
 CONV = {
     **eager_conv.CONV,
     "merged": (merged_forward, merged_backward),
+    "basis": (conv_forward, conv_backward),
     "factored": (factored_forward, factored_backward),
     "tiled": (tiled_forward, tiled_backward),
     "direct": (direct_forward, direct_backward),
