@@ -103,7 +103,7 @@ def assert_equals_definition(
     }
     exact = convert(rounded, torch.float64)
     y_shape = op(**exact, **options, backend="reference").shape
-    grad = torch.randn(y_shape).to(dtype).double()
+    grad = torch.randn(y_shape).to(case["x"].device, dtype).double()
     expected = run(op, exact, grad, backend="reference", **options)
     if algorithm is None:
         found = run(op, convert(rounded, dtype), grad, backend=tested, **options)

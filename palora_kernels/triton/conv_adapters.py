@@ -19,6 +19,7 @@ from palora_kernels.triton.operands import Factor, padded
 from palora_kernels.triton.tiles import factor_offsets, lam_of, lam_rows, step, tile_of
 
 _WIDEST = 64  # columns of S at a time
+LARGEST_OUTPUT, LARGEST_GRADIENT = 64 * 128, 64 * 64  # accumulators that leave room for the rest in registers
 
 
 @triton.jit
@@ -159,7 +160,7 @@ def outputs(maps: Tensor, out: Factor, bias: Tensor | None, lam: Tensor, base_ch
     O, R, rays = out.tensor.shape[1], out.columns, lam.shape[0]
     rows = maps.shape[0] * maps.shape[1] * maps.shape[2]
     y = maps.new_empty((maps.shape[0] * (rays if shared else 1), maps.shape[1], maps.shape[2], O))
-    tile = configs.choose("add_adapters", maps.dtype, maps.device, rows, O, R, largest=64 * 128)
+    tile = configs.choose("add_adapters", maps.dtype, maps.device, rows, O, R, largest=LARGEST_OUTPUT)
     launch(
         add_adapters,
         -(-rows // tile.rows) * -(-O // tile.columns),
@@ -205,7 +206,7 @@ def gradients(
     all_rows = rows * rays if shared else rows
     BR = padded(min(R, _WIDEST))
     tiles_r = -(-R // BR)
-    tile = configs.choose("adapter_gradients", grad.dtype, grad.device, rows, R, O, largest=64 * 64, narrow=BR)
+    tile = configs.choose("adapter_gradients", grad.dtype, grad.device, rows, R, O, largest=LARGEST_GRADIENT, narrow=BR)
     both = grad.new_empty((images, *grad.shape[1:3], base_channels + R)) if stacked else None
     S_lam = grad.new_empty((all_rows, R)) if scaled else None
     shares = grad.new_empty((tiles_r, rays, all_rows // rays, tasks), dtype=torch.float32) if products else None

@@ -133,6 +133,7 @@ def products_of_maps(
 
 
 _BLOCK = 1024
+PRODUCT = configs.Tile(32, 32, 128, 4, 3)  # rays x elements, the most a program takes, and values at a time
 
 
 def _power(size: int, most: int) -> int:
@@ -202,8 +203,10 @@ def products(maps: Tensor, basis: Tensor, rays: int, groups: int, shared: bool) 
     outputs = maps.shape[3]
     elements = basis.shape[3] // outputs
     numel = maps.numel() // rays
-    block = 128 if shared else 512
-    ray_tile, element_tile = (min(64, padded(rays)), min(64, padded(elements))) if shared else (1, _power(elements, 8))
+    block = PRODUCT.depth if shared else 512
+    ray_tile, element_tile = 1, _power(elements, 8)
+    if shared:
+        ray_tile, element_tile = min(PRODUCT.rows, padded(rays)), min(PRODUCT.columns, padded(elements))
     pairs = -(-rays // ray_tile) * -(-elements // element_tile)
     wanted = -(-4 * configs.target_of(maps.device).processors // pairs)
     parts = max(1, min(wanted, -(-numel // block)))
@@ -211,8 +214,8 @@ def products(maps: Tensor, basis: Tensor, rays: int, groups: int, shared: bool) 
     launch(
         products_of_maps,
         pairs * parts,
-        num_warps=4,
-        num_stages=3,
+        num_warps=PRODUCT.num_warps,
+        num_stages=PRODUCT.num_stages,
         maps=maps,
         basis=basis,
         partial=partial,

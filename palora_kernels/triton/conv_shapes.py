@@ -76,6 +76,7 @@ class ConvShape:
         return self.images * self.positions
 
 
+_LARGEST = 128 * 128  # an accumulator that leaves room for addresses and masks in registers
 # For products whose operands are gathered element by element: the addresses and masks of a step fill the registers, so a
 # step is 16 deep.
 _GATHERED = [
@@ -106,7 +107,7 @@ def tiles(kind: str, target: configs.Target, flat: bool, *, deepest: int = 64, w
         return _GATHERED
     deepest, widest = max(16, _power(deepest)), max(16, _power(widest))
     found = {
-        replace(t, depth=min(t.depth, deepest), columns=min(t.columns, widest)) for t in configs.candidates(kind, target)
+        replace(t, depth=min(t.depth, deepest), columns=min(t.columns, widest)) for t in configs.candidates(kind, target, largest=_LARGEST)
     }
     return sorted(found, key=lambda t: (-t.rows * t.columns, -t.rows, -t.depth, -t.num_stages, t.num_warps))
 

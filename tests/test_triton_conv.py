@@ -1,0 +1,340 @@
+"""The Triton plans of `conv2d` and `conv2d_delta` against the definition in float64; in the interpreter without a GPU.
+
+Inputs lie between NaNs and fresh memory is NaN, so that a read outside a tensor or an output left unwritten shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kernel_cases import assert_equals_definition, conv_case, convert, run
+from torch import Tensor
+
+import palora_kernels as pk
+from palora_kernels import plans
+from palora_kernels.eager.conv import Geometry
+from palora_kernels.eager.factors import Dense, LowRank, Needs
+
+pytest.importorskip("triton")
+
+from palora_kernels.triton import configs, conv, conv_gemm, conv_kernel_gradient, launch, merge
+from palora_kernels.triton.conv_shapes import ConvShape, few
+
+SMALL = configs.Tile(16, 16, 16, 2, 2)
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_memory_is_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def between_nans(t: Tensor, device: str) -> Tensor:
+    """The same values and strides inside a storage that is NaN before and after them."""
+    size = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    storage = torch.full((size + 128,), float("nan"), dtype=t.dtype, device=device)
+    return storage.as_strided(t.shape, t.stride(), 64).copy_(t) if t.numel() else t.to(device)
+
+
+def guarded(case: dict[str, Any], device: str, channels_last: bool = False) -> dict[str, Any]:
+    """x, weight and bias, which the kernels read where they lie, between NaNs."""
+    made = {name: None if t is None else t.to(device) for name, t in case.items()}
+    if channels_last:
+        made["x"] = made["x"].contiguous(memory_format=torch.channels_last)
+    return {name: t if t is None or name == "lam" else between_nans(t, device) for name, t in made.items()}
+
+
+SIZES = st.sampled_from([1, 2, 3, 5, 7, 15, 16, 17, 31, 33])
+SMALL_PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@st.composite
+def calls(draw: st.DrawFn, algorithm: str) -> tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool]:
+    """(op, arguments, dtype, options, channels_last)."""
+    form = "matricised" if algorithm == "factored" else draw(st.sampled_from(["matricised", "loralib", "dense"]))
+    groups = 1 if algorithm == "factored" else draw(st.sampled_from([1, 1, 2, 3]))
+    side = draw(st.integers(1, 3))
+    kernel = (side, side) if form == "loralib" else draw(st.sampled_from([(1, 1), (3, 3), (1, 4), (5, 2)]))
+    dilation, stride = draw(SMALL_PAIRS), draw(SMALL_PAIRS)
+    padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
+    size = tuple(
+        max(1, dilation[i] * (kernel[i] - 1) + 1 - 2 * padding[i]) + draw(st.integers(0, 4)) for i in (0, 1)
+    )
+    shared = draw(st.booleans())
+    case = conv_case(
+        draw(st.sampled_from([1, 2, 3, 5])),
+        draw(st.sampled_from([1, 2, 3])),
+        groups * draw(SIZES),
+        groups * draw(SIZES),
+        draw(st.sampled_from([1, 2, 3])),
+        draw(st.sampled_from([1, 2, 5, 7])),
+        size=size,  # type: ignore[arg-type]
+        kernel=kernel,
+        groups=groups,
+        shared=shared,
+        bias=draw(st.integers(0, 2)),
+        weight=form == "loralib" or kernel[0] != kernel[1] or draw(st.booleans()),
+        form=form,
+    )
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "shared": shared}
+    op = "conv2d_delta" if form == "dense" else "conv2d"
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+    return op, case, dtype, options, draw(st.booleans())
+
+
+def check(call: tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool], algorithm: str, device: str) -> None:
+    op, case, dtype, options, channels_last = call
+    made = guarded(case, device, channels_last)
+    assert_equals_definition(op, made, dtype, algorithm, tested="triton", **options)
+
+
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=QUIET)
+@given(data=st.data())
+def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject) -> None:
+    check(data.draw(calls(algorithm)), algorithm, device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
+@given(data=st.data())
+def test_equals_the_definition_everywhere(algorithm: str, device: str, data: st.DataObject) -> None:
+    check(data.draw(calls(algorithm)), algorithm, device)
+
+
+# ------------------------------------------------------------------------------------------------- the kernels alone
+
+# (C, O, groups, kernel, stride, padding, dilation, size): with tiles of 16 there are several in every direction.
+GEOMETRIES: list[tuple[int, int, int, tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]] = [
+    (3, 17, 1, (3, 3), (1, 1), (1, 1), (1, 1)),
+    (17, 16, 1, (2, 3), (2, 1), (0, 2), (1, 2)),
+    (32, 33, 1, (1, 1), (2, 2), (0, 0), (1, 1)),
+    (34, 6, 2, (3, 2), (3, 2), (1, 0), (2, 3)),
+]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_kernels_tile_by_tile(geometry: Any, shared: bool, device: str) -> None:
+    C, O, groups, kernel, stride, padding, dilation = geometry
+    rays, n, dtype = 2, 2, torch.float32
+    lists = [list(pair) for pair in (stride, padding, dilation)]
+    x = torch.randn(n if shared else rays * n, C, 7, 6, device=device, dtype=dtype)
+    K = torch.randn(rays, O, C // groups, *kernel, device=device, dtype=dtype)
+    shape = ConvShape.of(x, list(K.shape[1:]), rays, shared, Geometry(*lists, groups))
+    exact_x, exact_K = x.double().requires_grad_(), K.double().requires_grad_()
+    rows = [exact_x if shared else exact_x[m * n : (m + 1) * n] for m in range(rays)]
+    wanted = torch.cat([F.conv2d(rows[m], exact_K[m], None, stride, padding, dilation, groups) for m in range(rays)])
+    G = torch.randn(wanted.shape, device=device, dtype=dtype)
+    wanted_dx, wanted_dK = torch.autograd.grad(wanted, [exact_x, exact_K], G.double())
+
+    nhwc = [between_nans(t.permute(0, 2, 3, 1).contiguous(), device) for t in (x, G)]
+    kernels = between_nans(K.permute(0, 1, 3, 4, 2).contiguous(), device)
+    with configs.assume(configs.TARGETS["sm_90"], tile=SMALL):
+        y = conv_gemm.forward(nhwc[0], kernels, None, shape)
+        dx = conv_gemm.input_gradient(nhwc[1], kernels, shape)
+        each, total = conv_kernel_gradient.kernel_gradients(nhwc[0], nhwc[1], shape, each=True, total=True)
+    close = {"atol": 2e-4, "rtol": 1e-4}
+    torch.testing.assert_close(y.permute(0, 3, 1, 2).double(), wanted.detach(), **close)
+    torch.testing.assert_close(dx.permute(0, 3, 1, 2).double(), wanted_dx, **close)
+    assert each is not None
+    assert total is not None
+    torch.testing.assert_close(each.double(), wanted_dK, **close)
+    torch.testing.assert_close(total.double(), wanted_dK.sum(0), **close)
+
+
+def test_positions_are_split_and_added_in_order(device: str) -> None:
+    x, G = torch.randn(2, 16, 20, 20, device=device), torch.randn(2, 16, 20, 20, device=device)
+    shape = ConvShape.of(x, [16, 16, 3, 3], 1, False, Geometry([1, 1], [1, 1], [1, 1], 1))
+    nhwc = [t.permute(0, 2, 3, 1).contiguous() for t in (x, G)]
+    with configs.assume(configs.TARGETS["sm_90"], tile=SMALL), launch.recording() as launches:
+        conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True)
+    assert launches[0].arguments["splits"] > 4
+    with configs.assume(configs.TARGETS["sm_90"], tile=SMALL):
+        found = [conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True)[1] for _ in (0, 1)]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert torch.equal(found[0], found[1])
+    exact = torch.nn.grad.conv2d_weight(x.double(), (16, 16, 3, 3), G.double(), padding=1)
+    torch.testing.assert_close(found[0].double(), exact, atol=5e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rays", [1, 11])
+@pytest.mark.parametrize("form", ["matricised", "loralib", "wide", "dense"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_kernels_are_merged_with_one_rounding(rays: int, form: str, channels_last: bool, device: str) -> None:
+    shape, T = (6, 5, 3, 3), 5
+    sides = {"matricised": (6, 45, 3), "loralib": (18, 15, 6), "wide": (6, 45, 14)}  # wide: R = 70
+    W = torch.randn(shape, device=device).bfloat16()
+    W = W.contiguous(memory_format=torch.channels_last) if channels_last else W
+    lam = torch.rand(T, rays, device=device).t()
+    factors: LowRank | Dense
+    if form == "dense":
+        factors = Dense(torch.randn(T, *shape, device=device).bfloat16())
+        deltas = factors.given[0].double()
+    else:
+        p, q, r = sides[form]
+        factors = LowRank(
+            torch.randn(T, r, p, device=device).bfloat16().transpose(1, 2),  # strides of their own
+            torch.randn(T, r, q, device=device).bfloat16(),
+            shape,
+        )
+        A, B = factors.given
+        deltas = (A.double() @ B.double()).view(T, *shape)
+    exact = W.double() + torch.tensordot(lam.double(), deltas, dims=1)
+    found = merge.kernels_of_rays(W, factors, lam).permute(0, 1, 4, 2, 3)
+    # Half a unit in the last of bfloat16's 8 bits, and a little for the sum in float32.
+    assert bool(((found.double() - exact).abs() <= exact.abs() * 2**-8 * 0.51 + 1e-4).all())
+
+
+# ---------------------------------------------------------------------------------------------------------- the plans
+
+
+@pytest.mark.parametrize("algorithm, form", [("merged", "matricised"), ("merged", "loralib"), ("factored", "matricised")])
+def test_more_than_64_columns(algorithm: str, form: str, device: str) -> None:
+    case = guarded(conv_case(2, 1, 3, 5, 5, 5 if form == "loralib" else 14, form=form, size=(4, 4)), device)
+    assert_equals_definition("conv2d", case, torch.float32, algorithm, tested="triton")
+
+
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+def test_one_preference_a_row(algorithm: str, device: str) -> None:
+    case = guarded(conv_case(7, 1, 3, 4, 2, 1, size=(3, 4), bias=2), device)
+    assert_equals_definition("conv2d", case, torch.float32, algorithm, tested="triton")
+
+
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("channels, outputs, size, channels_last", [(1, 3, (5, 4), False), (3, 1, (5, 4), False), (3, 5, (3, 3), True)])
+def test_strides_are_those_that_the_compiler_expects(
+    algorithm: str, shared: bool, channels: int, outputs: int, size: tuple[int, int], channels_last: bool, device: str
+) -> None:
+    case = guarded(conv_case(2, 2, channels, outputs, 2, 2, size=size, shared=shared), device, channels_last)
+    call = (*case.values(), [outputs, channels, 3, 3], [1, 1], [0, 0], [1, 1], 1, shared, f"triton.{algorithm}")
+    arguments = [case[name] for name in ("x", "weight", "bias", "A", "B", "lam")]
+    torch.library.opcheck(
+        torch.ops.palora.conv2d.default, (*arguments, *call[6:]), test_utils=("test_schema", "test_faketensor")
+    )
+    y = torch.ops.palora.conv2d(*arguments, *call[6:])
+    needs = [True] * 5
+    rest = (*call[6:-2], 1, needs, *call[-2:])
+    torch.library.opcheck(
+        torch.ops.palora.conv2d_backward.default,
+        (torch.ones_like(y), arguments[0], arguments[1], *arguments[3:], *rest),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_only_the_gradients_that_are_needed(algorithm: str, shared: bool, device: str) -> None:
+    case = guarded(conv_case(2, 2, 3, 4, 2, 2, size=(4, 3), shared=shared), device)
+    x, weight, lam = case["x"], case["weight"], case["lam"]
+    factors = LowRank(case["A"], case["B"], weight.shape)
+    _, backward = conv.CONV[algorithm]
+    grad = torch.randn(4, 4, 2, 1, device=device)
+    geometry = Geometry([1, 1], [0, 0], [1, 1], 1)
+
+    def gradients(needs: Needs) -> list[Tensor | None]:
+        dx, dweight, dbias, dfactors, dlam = backward(
+            grad, x, weight, factors, lam, 1, shared, needs, geometry, torch.contiguous_format
+        )
+        return [dx, dweight, dbias, *(dfactors or [None, None]), dlam]
+
+    everything = gradients(Needs(True, True, True, True, True))
+    for i in range(5):
+        for only in (True, False):  # this one only, or all but this one
+            flags = [(j == i) == only for j in range(5)]
+            wanted = [*flags[:4], flags[3], flags[4]]
+            for found, full, flag in zip(gradients(Needs(*flags)), everything, wanted, strict=True):
+                assert (found is not None) == flag
+                if found is not None and full is not None:
+                    torch.testing.assert_close(found, full, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("op, algorithm", [("conv2d", "merged"), ("conv2d", "factored"), ("conv2d_delta", "basis")])
+def test_empty_batch(op: str, algorithm: str, device: str) -> None:
+    case = guarded(conv_case(3, 0, 2, 3, 2, 1, form="dense" if op == "conv2d_delta" else "matricised", bias=2), device)
+    assert_equals_definition(op, case, torch.float32, algorithm, tested="triton")
+
+
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+def test_gradient_of_stride_zero(algorithm: str, device: str) -> None:
+    case = convert(guarded(conv_case(2, 2, 3, 4, 2, 2, size=(4, 3)), device), torch.float32)
+    with pk.force_plan(conv2d=algorithm):
+        found = torch.autograd.grad(pk.conv2d(**case, backend="triton").sum(), list(case.values()))
+    expected = run(pk.conv2d, case, None, backend="reference")
+    for got, name in zip(found, case, strict=True):
+        torch.testing.assert_close(got, expected[name], atol=1e-4, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------- decisions
+
+
+def _meta_launches(dtype: torch.dtype, channels: int) -> list[launch.Launch]:
+    case = {k: v.to("meta", dtype if k != "lam" else None) for k, v in conv_case(3, 4, channels, 8, 2, 2).items()}
+    factors = LowRank(case["A"], case["B"], case["weight"].shape)
+    geometry, layout = Geometry([1, 1], [1, 1], [1, 1], 1), torch.channels_last
+    forward, backward = conv.CONV["merged"]
+    with launch.recording() as launches:
+        y = forward(case["x"], case["weight"], case["bias"], factors, case["lam"], False, geometry, layout)
+        needs = Needs(True, True, True, True, True)
+        backward(y, case["x"], case["weight"], factors, case["lam"], 1, False, needs, geometry, layout)
+    return launches
+
+
+def test_all_rays_are_one_launch() -> None:
+    names = [entry.name for entry in _meta_launches(torch.bfloat16, 16)]
+    assert names == [
+        "merge_low_rank", "conv_gemm", "merge_low_rank", "conv_gemm", "conv_kernel_gradient", "sum_kernel_gradients",
+    ]  # fmt: skip
+
+
+def test_float32_is_exact_unless_matrix_products_are_told_otherwise() -> None:
+    assert torch.backends.cudnn.allow_tf32  # PyTorch's default, which is not the switch
+    precisions = {entry.arguments["PRECISION"] for entry in _meta_launches(torch.float32, 16) if "PRECISION" in entry.arguments}
+    assert precisions == {"ieee"}
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        told = {e.arguments["PRECISION"] for e in _meta_launches(torch.float32, 16) if "PRECISION" in e.arguments}
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert told == {"tf32"}
+
+
+@pytest.mark.parametrize("channels, flat", [(1, True), (3, True), (15, True), (16, False), (20, True), (32, False), (48, False)])
+def test_few_channels_are_gathered(channels: int, flat: bool) -> None:
+    assert few(channels) == flat
+    assert {e.arguments["FLAT"] for e in _meta_launches(torch.bfloat16, channels) if e.name == "conv_kernel_gradient"} == {flat}
+
+
+def _call(**change: Any) -> plans.Conv:
+    base: dict[str, Any] = {
+        "backend": "triton", "rays": 5, "n": 128, "positions": 64, "K": 576, "O": 64, "R": 8, "elements": 3, "groups": 1,
+        "shared": False, "matricised": True,
+    }  # fmt: skip
+    return plans.Conv(**{**base, **change})
+
+
+@pytest.mark.parametrize(
+    "change, algorithm",
+    [
+        ({}, "merged"),  # many rows a ray: merging is nothing beside the product
+        ({"n": 1, "K": 4608, "O": 512, "positions": 16}, "factored"),  # few rows: five kernels are most of the traffic
+        ({"shared": True, "n": 256, "positions": 1024}, "factored"),  # one convolution for all rays
+        ({"shared": True, "K": 27, "n": 256, "positions": 1024, "matricised": False}, "merged"),  # too little to save
+        ({"shared": True, "K": 4608, "O": 512, "n": 256, "rays": 11, "matricised": False}, "basis"),
+        ({"groups": 2, "n": 1, "K": 4608, "O": 512, "positions": 16}, "basis"),  # `factored` has no groups
+    ],
+)
+def test_plans_on_a_gpu(change: dict[str, Any], algorithm: str) -> None:
+    assert plans.conv2d(_call(**change)) == algorithm
