@@ -144,13 +144,16 @@ def conv2d(call: Conv, op: str = "conv2d") -> str:
         return _FORCED[op] if call.offers(_FORCED[op]) else "merged"
     if call.backend == "triton":
         return _conv2d_on_gpu(call)
-    if call.offers("direct") and call.K <= 32 and call.rays > 1 and call.channels_last:
+    few = call.n * call.positions < 16384 or 2 * call.elements <= 3 * call.rays  # beside merging: rows, or products
+    if call.offers("direct") and call.K <= 32 and call.rays > 1 and call.channels_last and few:
         return "direct"
     if not call.shared:
         # A ray's weight is merged, reordered and pulled back for n*positions rows: too much where those are few.
         rows = call.n * call.positions
         little = rows * call.K * call.O < 4_000_000  # so little work a ray that calls are most of it
-        if call.offers("factored") and call.rays > 1 and 4 * call.R <= call.O and (little or rows <= call.K):
+        few = rows <= call.K or (little and rows <= 1024)
+        narrow = 4 * call.R <= call.O or (4 * rows <= 2 * call.K and call.R <= 2 * call.O)
+        if call.offers("factored") and call.rays > 1 and few and narrow:
             return "factored"
         if little and call.rays > 4 * call.elements:
             return "basis"
