@@ -65,9 +65,7 @@ def calls(draw: st.DrawFn, algorithm: str) -> tuple[str, dict[str, Any], torch.d
     kernel = (side, side) if form == "loralib" else draw(st.sampled_from([(1, 1), (3, 3), (1, 4), (5, 2)]))
     dilation, stride = draw(SMALL_PAIRS), draw(SMALL_PAIRS)
     padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
-    size = tuple(
-        max(1, dilation[i] * (kernel[i] - 1) + 1 - 2 * padding[i]) + draw(st.integers(0, 4)) for i in (0, 1)
-    )
+    size = tuple(max(1, dilation[i] * (kernel[i] - 1) + 1 - 2 * padding[i]) + draw(st.integers(0, 4)) for i in (0, 1))
     shared = draw(st.booleans())
     case = conv_case(
         draw(st.sampled_from([1, 2, 3, 5])),
@@ -199,7 +197,9 @@ def test_kernels_are_merged_with_one_rounding(rays: int, form: str, channels_las
 # ---------------------------------------------------------------------------------------------------------- the plans
 
 
-@pytest.mark.parametrize("algorithm, form", [("merged", "matricised"), ("merged", "loralib"), ("factored", "matricised")])
+@pytest.mark.parametrize(
+    "algorithm, form", [("merged", "matricised"), ("merged", "loralib"), ("factored", "matricised")]
+)
 def test_more_than_64_columns(algorithm: str, form: str, device: str) -> None:
     case = guarded(conv_case(2, 1, 3, 5, 5, 5 if form == "loralib" else 14, form=form, size=(4, 4)), device)
     assert_equals_definition("conv2d", case, torch.float32, algorithm, tested="triton")
@@ -213,7 +213,9 @@ def test_one_preference_a_row(algorithm: str, device: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("channels, outputs, size, channels_last", [(1, 3, (5, 4), False), (3, 1, (5, 4), False), (3, 5, (3, 3), True)])
+@pytest.mark.parametrize(
+    "channels, outputs, size, channels_last", [(1, 3, (5, 4), False), (3, 1, (5, 4), False), (3, 5, (3, 3), True)]
+)
 def test_strides_are_those_that_the_compiler_expects(
     algorithm: str, shared: bool, channels: int, outputs: int, size: tuple[int, int], channels_last: bool, device: str
 ) -> None:
@@ -300,7 +302,9 @@ def test_all_rays_are_one_launch() -> None:
 
 def test_float32_is_exact_unless_matrix_products_are_told_otherwise() -> None:
     assert torch.backends.cudnn.allow_tf32  # PyTorch's default, which is not the switch
-    precisions = {entry.arguments["PRECISION"] for entry in _meta_launches(torch.float32, 16) if "PRECISION" in entry.arguments}
+    precisions = {
+        entry.arguments["PRECISION"] for entry in _meta_launches(torch.float32, 16) if "PRECISION" in entry.arguments
+    }
     assert precisions == {"ieee"}
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32"
@@ -311,16 +315,20 @@ def test_float32_is_exact_unless_matrix_products_are_told_otherwise() -> None:
     assert told == {"tf32"}
 
 
-@pytest.mark.parametrize("channels, flat", [(1, True), (3, True), (15, True), (16, False), (20, True), (32, False), (48, False)])
+@pytest.mark.parametrize(
+    "channels, flat", [(1, True), (3, True), (15, True), (16, False), (20, True), (32, False), (48, False)]
+)
 def test_few_channels_are_gathered(channels: int, flat: bool) -> None:
     assert few(channels) == flat
-    assert {e.arguments["FLAT"] for e in _meta_launches(torch.bfloat16, channels) if e.name == "conv_kernel_gradient"} == {flat}
+    assert {
+        e.arguments["FLAT"] for e in _meta_launches(torch.bfloat16, channels) if e.name == "conv_kernel_gradient"
+    } == {flat}
 
 
 def _call(**change: Any) -> plans.Conv:
     base: dict[str, Any] = {
-        "backend": "triton", "rays": 5, "n": 128, "positions": 64, "K": 576, "O": 64, "R": 8, "elements": 3, "groups": 1,
-        "shared": False, "matricised": True,
+        "backend": "triton", "rays": 5, "n": 128, "positions": 64, "K": 576, "O": 64, "R": 8, "elements": 3,
+        "groups": 1, "shared": False, "matricised": True,
     }  # fmt: skip
     return plans.Conv(**{**base, **change})
 

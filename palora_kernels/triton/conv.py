@@ -30,16 +30,20 @@ def _bias_gradient(grad: Tensor, rays: int, bias_dims: int) -> Tensor:
     return grad.view(-1, O).sum(0) if bias_dims == 1 else grad.view(rays, -1, O).sum(1)
 
 
-def _without_rows(
-    shape: ConvShape, x: Tensor, layout: torch.memory_format
-) -> Tensor:
+def _without_rows(shape: ConvShape, x: Tensor, layout: torch.memory_format) -> Tensor:
     return torch.empty(
         (0, shape.outputs, shape.out_h, shape.out_w), dtype=x.dtype, device=x.device, memory_format=layout
     )
 
 
 def _gradients_without_rows(
-    x: Tensor, weight: Tensor | None, factors: Factors, lam: Tensor, bias_dims: int, needs: Needs, layout: torch.memory_format
+    x: Tensor,
+    weight: Tensor | None,
+    factors: Factors,
+    lam: Tensor,
+    bias_dims: int,
+    needs: Needs,
+    layout: torch.memory_format,
 ) -> Gradients:
     """An empty batch: every gradient is zero."""
     O = factors.shape[0]
@@ -169,7 +173,9 @@ def factored_backward(
     if both is not None:
         kernel = _appended(weight if with_base else None, factors)
         only_b = with_base and needs.factors and not needs.weight  # a frozen W: its gradient is most of the work
-        dx, dkernel = conv_library.backward(both, x, kernel, conv, needs.x, (needs.weight or needs.factors) and not only_b)
+        dx, dkernel = conv_library.backward(
+            both, x, kernel, conv, needs.x, (needs.weight or needs.factors) and not only_b
+        )
         if only_b:
             _, dkernel = conv_library.backward(both[..., base:].contiguous(), x, _filters(factors), conv, False, True)
         if needs.weight and dkernel is not None:
@@ -186,7 +192,7 @@ def factored_backward(
 
 
 def _stacked(elements: Tensor, groups: int) -> Tensor:
-    """(E, O, C/groups, kh, kw) -> (groups*E*O/groups, C/groups, kh, kw), one kernel with all elements of a group together."""
+    """(E, O, C/groups, kh, kw) -> (groups*E*O/groups, C/groups, kh, kw), the elements of a group together."""
     E, O, *rest = elements.shape
     return elements.view(E, groups, O // groups, *rest).transpose(0, 1).reshape(E * O, *rest)
 

@@ -127,9 +127,7 @@ def adapter_gradients(
                 for t in range(tasks):
                     tl.store(to + t, tl.sum(tl.where((j // r == t)[None, :], share, 0.0), axis=1), mask=row_ok)
         if scaled is not None:
-            tl.store(
-                scaled + at[:, None] * R + j[None, :], (s_tile * scale).to(scaled.dtype.element_ty), mask=ok
-            )
+            tl.store(scaled + at[:, None] * R + j[None, :], (s_tile * scale).to(scaled.dtype.element_ty), mask=ok)
     if stacked is not None:
         to = stacked + wide_row[:, None] * (base_channels + R)
         tl.store(to + base_channels + j[None, :], u.to(stacked.dtype.element_ty), mask=ok)
@@ -151,8 +149,7 @@ def rays_of_products(SHARED: tl.constexpr, rays):
     """How many blocks of ``rows`` the products of one column tile have."""
     if SHARED:
         return rays
-    else:
-        return 1
+    return 1
 
 
 def outputs(maps: Tensor, out: Factor, bias: Tensor | None, lam: Tensor, base_channels: int, shared: bool) -> Tensor:

@@ -55,7 +55,9 @@ def combine_maps(
             ).to(tl.float32)
         total += scale[:, None] * z
     if bias is not None:
-        total += tl.load(bias + (ray * bias_ray)[:, None] + (at % outputs)[None, :], mask=both, other=0.0).to(tl.float32)
+        total += tl.load(bias + (ray * bias_ray)[:, None] + (at % outputs)[None, :], mask=both, other=0.0).to(
+            tl.float32
+        )
     tl.store(maps + ray[:, None] * numel + at[None, :], total.to(maps.dtype.element_ty), mask=both)
 
 
@@ -118,9 +120,7 @@ def products_of_maps(
         offsets = _basis_offsets(at, elements, outputs, group_outputs)
         z = tl.load(source + offsets[None, :], mask=e_ok[:, None] & ok[None, :], other=0.0)
         if SHARED:
-            g = tl.load(
-                maps + ray[:, None] * numel + at[None, :], mask=(ray < rays)[:, None] & ok[None, :], other=0.0
-            )
+            g = tl.load(maps + ray[:, None] * numel + at[None, :], mask=(ray < rays)[:, None] & ok[None, :], other=0.0)
             total = tl.dot(g, tl.trans(z), total, input_precision=PRECISION)
         else:
             g = tl.load(maps + own_ray * numel + at, mask=ok, other=0.0).to(tl.float32)

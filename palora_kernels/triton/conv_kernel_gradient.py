@@ -1,10 +1,10 @@
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, allow-incomplete-defs
 """The gradients of M kernels in one launch, and their sums over splits and rays.
 
 dK_m[o, tap, c] = sum over the positions p of ray m's output of G[p, o] x[p*stride + tap*dilation - padding, c]. The
-positions are many and a kernel is small, so the sum is split: each program adds up one stretch of positions for one tile
-of one kernel and writes it to a workspace in float32; a second kernel adds the stretches in order. No atomics: two runs
-give the same bits.
+positions are many and a kernel is small, so the sum is split: each program adds up one stretch of positions for one
+tile of one kernel and writes it to a workspace in float32; a second kernel adds the stretches in order. No atomics:
+two runs give the same bits.
 """
 
 from __future__ import annotations
@@ -136,9 +136,10 @@ def sum_kernel_gradients(
     taps,
     BLOCK: tl.constexpr,
 ):
-    """workspace (M, splits, O, taps, channels) -> kernels (M, O, channels, taps) float32 and total, their sum over rays.
+    """workspace (M, splits, O, taps, channels) -> kernels (M, O, channels, taps) float32, and their sum ``total``.
 
-    Either may be None.     Splits and rays are added in order; both results have the channels before the taps, as parameters have.
+    Either may be None. Splits and rays are added in order; both results have the channels before the taps, as
+    parameters have.
     """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = at < numel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,19 +21,20 @@ def _precision(x: Tensor) -> Iterator[None]:
     """In float32, cuDNN as exact as the kernels here.
 
     PyTorch lets cuDNN round to tf32 unless told otherwise; the kernels do so only where they are told to
-    (configs.kind), and a layer must not change its precision with its plan. The switch is the process's, hence the lock.
+    (configs.kind), and a layer must not change its precision with its plan. The switch is the process's, hence
+    the lock.
     """
     if x.dtype != torch.float32 or x.device.type != "cuda":
         yield
         return
-    wanted = configs.precision(x.dtype)
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     with _switching:
-        before = torch.backends.cudnn.conv.fp32_precision
+        before = convolutions.fp32_precision
         try:
-            torch.backends.cudnn.conv.fp32_precision = wanted
+            convolutions.fp32_precision = configs.precision(x.dtype)
             yield
         finally:
-            torch.backends.cudnn.conv.fp32_precision = before
+            convolutions.fp32_precision = before
 
 
 def forward(x: Tensor, kernel: Tensor, conv: Geometry) -> Tensor:

@@ -77,8 +77,8 @@ class ConvShape:
 
 
 _LARGEST = 128 * 128  # an accumulator that leaves room for addresses and masks in registers
-# For products whose operands are gathered element by element: the addresses and masks of a step fill the registers, so a
-# step is 16 deep.
+# For products whose operands are gathered element by element: the addresses and masks of a step fill the registers, so
+# a step is 16 deep.
 _GATHERED = [
     Tile(128, 64, 16, 8, 2),
     Tile(128, 32, 16, 8, 2),
@@ -102,20 +102,19 @@ def _power(size: int) -> int:
 
 
 def tiles(kind: str, target: configs.Target, flat: bool, *, deepest: int = 64, widest: int = 256) -> list[Tile]:
-    """All tiles that may be chosen; ``bench --tune`` measures them. A tile is no deeper and no wider than its operands."""
+    """All tiles that may be chosen; ``bench --tune`` measures them. None is deeper or wider than its operands."""
     if flat:
         return _GATHERED
     deepest, widest = max(16, _power(deepest)), max(16, _power(widest))
     found = {
-        replace(t, depth=min(t.depth, deepest), columns=min(t.columns, widest)) for t in configs.candidates(kind, target, largest=_LARGEST)
+        replace(t, depth=min(t.depth, deepest), columns=min(t.columns, widest))
+        for t in configs.candidates(kind, target, largest=_LARGEST)
     }
     return sorted(found, key=lambda t: (-t.rows * t.columns, -t.rows, -t.depth, -t.num_stages, t.num_warps))
 
 
-def product_tile(
-    like: Tensor, rows: int, columns: int, channels: int, taps: int, blocks: int
-) -> tuple[bool, Tile]:
-    """(FLAT, tile) of `conv_gemm`: ``blocks`` products of rows x columns, each a sum over ``taps`` times ``channels``."""
+def product_tile(like: Tensor, rows: int, columns: int, channels: int, taps: int, blocks: int) -> tuple[bool, Tile]:
+    """(FLAT, tile) of `conv_gemm`: ``blocks`` products of rows x columns that sum over ``taps`` times ``channels``."""
     kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(channels)
     name = "conv_gemm_flat" if flat else "conv_gemm"
     tuned = configs._tuned(name, kind, like.device, rows * blocks, columns, taps * channels)

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.eager.factors import Dense, LowRank
-from palora_kernels.triton import configs, conv_adapters, conv_combine, conv_gemm, conv_kernel_gradient, merge
+from palora_kernels.triton import (
+    configs,
+    conv_adapters,
+    conv_combine,
+    conv_gemm,
+    conv_gemm_kernel,
+    conv_kernel_gradient,
+    merge,
+)
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.configs import Target, Tile
 from palora_kernels.triton.conv_shapes import ConvShape, tiles
@@ -61,18 +69,19 @@ def _tiles(flat: bool, **limits: int) -> Callable[[str, Target], list[Tile]]:
 
 def _products() -> Iterator[Variant]:
     plain, few, strided = _shape(128), _shape(3), _shape(128, stride=2)
+    gradient = conv_kernel_gradient.conv_kernel_gradient
     shared, shared_few = _shape(128, shared=True), _shape(3, shared=True)
     entries: list[tuple[str, Any, Callable[[torch.dtype, ConvShape], None], ConvShape, bool, bool]] = [
-        ("conv_gemm forward", conv_gemm.conv_gemm, _forward, plain, False, True),
-        ("conv_gemm forward stride 2", conv_gemm.conv_gemm, _forward, strided, False, False),
-        ("conv_gemm forward few channels", conv_gemm.conv_gemm, _forward, few, True, True),
-        ("conv_gemm dx", conv_gemm.conv_gemm, _input_gradient, plain, False, True),
-        ("conv_gemm dx stride 2", conv_gemm.conv_gemm, _input_gradient, strided, False, False),
-        ("conv_gemm dx few channels", conv_gemm.conv_gemm, _input_gradient, few, True, False),
-        ("conv_gemm dx shared", conv_gemm.conv_gemm, _input_gradient, shared, False, False),
-        ("conv_gemm dx shared few channels", conv_gemm.conv_gemm, _input_gradient, shared_few, True, False),
-        ("conv_kernel_gradient", conv_kernel_gradient.conv_kernel_gradient, _kernel_gradients, plain, False, True),
-        ("conv_kernel_gradient few channels", conv_kernel_gradient.conv_kernel_gradient, _kernel_gradients, few, True, True),
+        ("conv_gemm forward", conv_gemm_kernel.conv_gemm, _forward, plain, False, True),
+        ("conv_gemm forward stride 2", conv_gemm_kernel.conv_gemm, _forward, strided, False, False),
+        ("conv_gemm forward few channels", conv_gemm_kernel.conv_gemm, _forward, few, True, True),
+        ("conv_gemm dx", conv_gemm_kernel.conv_gemm, _input_gradient, plain, False, True),
+        ("conv_gemm dx stride 2", conv_gemm_kernel.conv_gemm, _input_gradient, strided, False, False),
+        ("conv_gemm dx few channels", conv_gemm_kernel.conv_gemm, _input_gradient, few, True, False),
+        ("conv_gemm dx shared", conv_gemm_kernel.conv_gemm, _input_gradient, shared, False, False),
+        ("conv_gemm dx shared few channels", conv_gemm_kernel.conv_gemm, _input_gradient, shared_few, True, False),
+        ("conv_kernel_gradient", gradient, _kernel_gradients, plain, False, True),
+        ("conv_kernel_gradient few channels", gradient, _kernel_gradients, few, True, True),
     ]  # fmt: skip
     for label, kernel, call, shape, flat, everything in entries:
         yield from variants_of(
@@ -161,7 +170,11 @@ def _merging() -> Iterator[Variant]:
     def dense(dtype: torch.dtype) -> None:
         merge.kernels_of_rays(_empty(dtype, *shape), Dense(_empty(dtype, TASKS, *shape)), lam)
 
-    for label, p, q, R in (("matricised R16", 128, 576, 16), ("matricised R128", 128, 576, 128), ("loralib R48", 384, 192, 48)):
+    for label, p, q, R in (
+        ("matricised R16", 128, 576, 16),
+        ("matricised R128", 128, 576, 128),
+        ("loralib R48", 384, 192, 48),
+    ):
         for variant in plain_variants(
             f"merge_low_rank {label}",
             merge.merge_low_rank,

@@ -3,8 +3,8 @@
 
     K_m = W + sum_t lam[m, t] D_t        D_t = A_t B_t viewed as a kernel, or any delta
 
-added in float32 and rounded once. The result is (M, O, kh, kw, C/groups), channels last, as the convolution reads it; the
-parameters keep the channels before the taps. A weight of a linear layer is the case of one tap.
+added in float32 and rounded once. The result is (M, O, kh, kw, C/groups), channels last, as the convolution reads it;
+the parameters keep the channels before the taps. A weight of a linear layer is the case of one tap.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def kernels_of_rays(weight: Tensor | None, factors: Factors, lam: Tensor) -> Ten
 
 def _low_rank(weight: Tensor | None, factors: LowRank, lam: Tensor, merged: Tensor, last: bool) -> None:
     A, B = factors.given
-    rays, outputs, *side, channels = merged.shape
+    rays, _, *side, channels = merged.shape
     taps = side[0] * side[1]
     R, p, q = factors.tasks * factors.r, factors.p, factors.q
     columns = -(-q // taps) * taps
@@ -212,7 +212,7 @@ def _low_rank(weight: Tensor | None, factors: LowRank, lam: Tensor, merged: Tens
 
 
 def _dense(weight: Tensor | None, factors: Dense, lam: Tensor, merged: Tensor, last: bool) -> None:
-    rays, outputs, *side, channels = merged.shape
+    rays, _, *side, channels = merged.shape
     numel = merged[0].numel()
     block, together = 512, min(8, 1 << max(rays - 1, 0).bit_length())
     launch(
