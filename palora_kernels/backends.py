@@ -16,7 +16,8 @@ AVAILABLE = "available"
 def backends() -> dict[str, str]:
     """Every backend's name, with "available" or the reason why it cannot be used here.
 
-    "native" is available if it is built or can be built on this machine; asking does not build it.
+    "native" is available if it is built or can be built on this machine; asking does not build it. This is its status
+    on the CPU; `palora_kernels.native.loading.status("cuda")` gives that of its CUDA library.
     """
     return {
         "reference": AVAILABLE,
@@ -41,8 +42,13 @@ def _checked(name: str, source: str) -> str:
 
 
 @torch.compiler.assume_constant_result
-def _native_is_ready() -> bool:
-    return loading.ready()
+def _native_is_ready(device: str) -> bool:
+    return loading.ready(device)
+
+
+@torch.compiler.assume_constant_result
+def _obstacle_to_native(device: torch.device, dtype: torch.dtype) -> str | None:
+    return loading.obstacle(device, dtype)
 
 
 @torch.compiler.assume_constant_result
@@ -63,13 +69,12 @@ def _usable(name: str, source: str, device: torch.device, dtype: torch.dtype) ->
             raise RuntimeError(f"The backend 'triton' asked for by {source} cannot take this call: {obstacle}.")
     if name != "native":
         return name
-    if not loading.supports(device, dtype):
-        raise RuntimeError(
-            f"The backend 'native' asked for by {source} runs float32, float64 and bfloat16 on the CPU. "
-            f"Found {dtype} on {device.type}."
-        )
-    if not _native_is_ready():
-        raise RuntimeError(f"The backend 'native' asked for by {source} cannot run here: {loading.status()}.")
+    obstacle = _obstacle_to_native(device, dtype)
+    if obstacle is not None:
+        raise RuntimeError(f"The backend 'native' asked for by {source} cannot take this call: {obstacle}.")
+    if not _native_is_ready(device.type):
+        failure = loading.status(device.type)
+        raise RuntimeError(f"The backend 'native' asked for by {source} cannot run here: {failure}.")
     return name
 
 
@@ -86,7 +91,7 @@ def resolve(backend: str | None, device: torch.device, dtype: torch.dtype) -> st
         return _usable(named, "the environment variable PALORA_BACKEND", device, dtype)
     if _prefers_triton(device, dtype):
         return "triton"
-    if loading.supports(device, dtype) and _native_is_ready():
+    if _obstacle_to_native(device, dtype) is None and _native_is_ready(device.type):
         return "native"
     return "eager"
 

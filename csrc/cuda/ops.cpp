@@ -88,6 +88,7 @@ void low_rank_update(const OptionalTensor& base, const Tensor& left, const Tenso
   const char* op = "low_rank_update";
   Type type = type_of(y);
   check(op, "y", y, y, type, {-1, -1, -1});
+  if (y.numel() == 0) return;
   Update u{};
   u.y = y.data_ptr();
   u.y_batch = stride(y, 0);
@@ -104,14 +105,14 @@ void low_rank_update(const OptionalTensor& base, const Tensor& left, const Tenso
   check(op, "left", left, y, type, {sources, -1, -1, -1}, false);
   check(op, "right", right, y, type, {sources, -1, -1, -1}, false);
   index rays = lam.has_value() ? lam->size(0) : bias.has_value() ? bias->size(0) : 1;
-  STD_TORCH_CHECK(batches_per_ray > 0 && rows_per_ray > 0 && (u.batches == 0 || u.batches % sources == 0),
+  STD_TORCH_CHECK(batches_per_ray > 0 && rows_per_ray > 0 && u.batches % sources == 0,
                   "palora_native::low_rank_update: batches and rows should be spread over sources and rays evenly.");
   if (base.has_value()) {
     check(op, "base", *base, y, type, {sources, u.rows, u.columns});
     STD_TORCH_CHECK(base->size(2) == u.columns, "palora_native::low_rank_update: `base` should have all columns.");
     u.base = {base->data_ptr(), stride(*base, 0), stride(*base, 1)};
   }
-  index last_ray = u.batches * u.rows == 0 ? 0 : (u.batches - 1) / batches_per_ray + (u.rows - 1) / rows_per_ray;
+  index last_ray = (u.batches - 1) / batches_per_ray + (u.rows - 1) / rows_per_ray;
   if (lam.has_value()) {
     check(op, "lam", *lam, y, wide_type(y), {-1, tasks});
     STD_TORCH_CHECK(lam->is_contiguous() && lam->size(1) == tasks && last_ray < rays,
@@ -134,7 +135,6 @@ void low_rank_update(const OptionalTensor& base, const Tensor& left, const Tenso
   u.rows_per_ray = rows_per_ray;
   u.tasks = static_cast<int>(tasks);
   u.rank = static_cast<int>(rank);
-  if (y.numel() == 0) return;
   Place place(y);
   launch_update(u, type, place.stream());
 }
@@ -146,6 +146,7 @@ void combine(const OptionalTensor& base, const Tensor& z, const Tensor& c, const
   const char* op = "combine";
   Type type = type_of(out);
   check(op, "out", out, out, type, {-1, -1, -1, -1});
+  if (out.numel() == 0) return;
   Combine m{};
   m.groups = out.size(0);
   m.A = out.size(1);
@@ -185,7 +186,6 @@ void combine(const OptionalTensor& base, const Tensor& z, const Tensor& c, const
   }
   m.base = pointer(base);
   m.bias = pointer(bias);
-  if (out.numel() == 0) return;
   Place place(out);
   launch_combine(m, type, place.stream());
 }
@@ -196,6 +196,7 @@ void weigh(const Tensor& s, const Tensor& lam, bool over_rays, const Tensor& out
   const char* op = "weigh";
   Type type = type_of(out);
   check(op, "out", out, out, type, {-1, -1, -1});
+  if (out.numel() == 0) return;
   check(op, "lam", lam, out, wide_type(out), {-1, -1});
   check(op, "s", s, out, type, {-1, out.size(1), out.size(2)});
   index rays = lam.size(0), samples = out.size(0);
@@ -203,9 +204,8 @@ void weigh(const Tensor& s, const Tensor& lam, bool over_rays, const Tensor& out
                       s.size(1) == out.size(1) && s.size(2) == out.size(2) && out.size(1) % lam.size(1) == 0,
                   "palora_native::weigh: `out` should be (samples, T*r, positions) like `s`, and `lam` (M, T).");
   STD_TORCH_CHECK(over_rays ? s.size(0) == rays * samples
-                            : samples % rays == 0 && (samples == 0 || samples % s.size(0) == 0),
+                            : s.size(0) > 0 && samples % rays == 0 && samples % s.size(0) == 0,
                   "palora_native::weigh: samples should be spread over ", rays, " rays evenly.");
-  if (out.numel() == 0) return;
   Weigh w{};
   w.out = out.data_ptr();
   w.s = s.data_ptr();
@@ -245,11 +245,11 @@ void add_parts(const void* parts, const Tensor& out, index groups, index count, 
 // out (G, columns) = sum over the rows of x (G, rows, columns), times y (G, rows, columns) if given.
 void column_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
   const char* op = "column_sums";
+  if (out.numel() == 0) return;
   check(op, "x", x, x, type_of(x), {-1, -1, -1});
   check(op, "out", out, x, wide_type(x), {x.size(0), x.size(2)});
   STD_TORCH_CHECK(out.is_contiguous() && out.size(0) == x.size(0) && out.size(1) == x.size(2),
                   "palora_native::column_sums: `out` should be contiguous, (G, columns).");
-  if (out.numel() == 0) return;
   ColumnSums s{};
   s.x = x.data_ptr();
   s.x_group = stride(x, 0);
@@ -276,11 +276,11 @@ void column_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
 // positions) if given: sample i reads source i % sources.
 void plane_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
   const char* op = "plane_sums";
+  if (out.numel() == 0) return;
   check(op, "x", x, x, type_of(x), {-1, -1, -1});
   check(op, "out", out, x, wide_type(x), {x.size(0), x.size(1)});
   STD_TORCH_CHECK(out.is_contiguous() && out.size(0) == x.size(0) && out.size(1) == x.size(1),
                   "palora_native::plane_sums: `out` should be contiguous, (samples, channels).");
-  if (out.numel() == 0) return;
   PlaneSums s{};
   s.out = out.data_ptr();
   s.x = x.data_ptr();
@@ -306,13 +306,13 @@ void plane_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
 // out (G, T) = sum over rows and columns of x (G, rows, columns) y (G, T, rows, columns).
 void dots(const Tensor& x, const Tensor& y, const Tensor& out) {
   const char* op = "dots";
+  if (out.numel() == 0) return;
   check(op, "x", x, x, type_of(x), {-1, -1, -1});
   check(op, "y", y, x, type_of(x), {x.size(0), -1, x.size(1), x.size(2)});
   check(op, "out", out, x, wide_type(x), {x.size(0), y.size(1)});
   STD_TORCH_CHECK(out.is_contiguous() && out.size(0) == x.size(0) && out.size(1) == y.size(1) &&
                       y.size(2) == x.size(1) && y.size(3) == x.size(2),
                   "palora_native::dots: for `x` (G, rows, columns) and `y` (G, T, rows, columns), `out` is (G, T).");
-  if (out.numel() == 0) return;
   Dots d{};
   d.x = x.data_ptr();
   d.y = y.data_ptr();

@@ -119,7 +119,8 @@ HD void finish(const Update& u, const Tile& tile, const compute_t<S> (&total)[RO
   using C = compute_t<S>;
   if (column >= u.columns) return;
   const S* bias = static_cast<const S*>(u.bias);
-  for (int i = 0; i < ROWS && row + i < u.rows; ++i) {
+  UNROLL for (int i = 0; i < ROWS; ++i) {
+    if (row + i >= u.rows) break;
     C out[V];
     if (u.base.data != nullptr) {
       load<S, V>(static_cast<const S*>(u.base.data) + tile.source * u.base.batch + (row + i) * u.base.row + column, out);

@@ -68,9 +68,10 @@ class Factored(torch.autograd.Function):
 
 
 def plain(*tensors: Tensor | None) -> bool:
-    """Whether `Factored` may take a call: ordinary tensors, nobody watching the dispatcher, no compiler."""
+    """Whether `Factored` may take a call: ordinary CPU tensors, nobody watching the dispatcher, no compiler."""
     return (
         not torch.compiler.is_compiling()
+        and all(t is None or t.is_cpu for t in tensors)
         and torch._C._len_torch_dispatch_stack() == 0
         and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
     )

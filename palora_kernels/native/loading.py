@@ -1,4 +1,8 @@
-"""Find the built extension or build it on first use, once per process and once per machine."""
+"""Find the built extensions or build them on first use, once per process and once per machine.
+
+There are two: C++ for the CPU (`build`), and CUDA C++ (`build_cuda`) where torch was built with CUDA and there is a
+toolkit. Each device's is found, built and loaded on its own, when a tensor on that device asks for it.
+"""
 
 from __future__ import annotations
 
@@ -6,72 +10,125 @@ import fcntl
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from palora_kernels.native import build
+from palora_kernels.native import build, build_cuda
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
 AVAILABLE = "available"
 
+
+@dataclass
+class Extension:
+    """One device's library: how it is built, and what became of it in this process."""
+
+    device: str
+    name: str
+    dtypes: frozenset[torch.dtype]
+    library_name: Callable[[], str]
+    obstacle: Callable[[], str | None]
+    build_into: Callable[[Path], Path]
+    loaded: bool = False
+    failure: str | None = None
+
+    def status(self) -> str:
+        if self.loaded:
+            return AVAILABLE
+        if self.failure is not None:
+            return self.failure
+        if os.environ.get(build.FORCE) == "0":
+            return f"switched off by {build.FORCE}=0"
+        if self.device == "cuda" and (unusable := build_cuda.torch_obstacle()) is not None:
+            return unusable
+        if self.installed() is not None or self.cached().is_file():
+            return AVAILABLE
+        return self.obstacle() or AVAILABLE
+
+    def installed(self) -> Path | None:
+        """The library that setup.py built, if it fits this torch and these sources."""
+        library = Path(build.__file__).parent / f"{self.library_name()}.so"
+        return library if library.is_file() else None
+
+    def cached(self) -> Path:
+        """Where the first use puts it; a CUDA library is compiled for the GPUs that are visible then."""
+        kind = "".join(f"_sm{a}" for a in build_cuda.visible()) if self.device == "cuda" else ""
+        return cache_folder() / f"{self.library_name()}{kind}" / f"{self.library_name()}.so"
+
+
+_EXTENSIONS = {
+    "cpu": Extension(
+        "cpu", "the C++ extension", DTYPES, build.library_name, build.obstacle, lambda folder: build.build_into(folder)
+    ),
+    "cuda": Extension(
+        "cuda",
+        "the CUDA extension",
+        DTYPES | {torch.float16},
+        build_cuda.library_name,
+        build_cuda.obstacle,
+        build_cuda.build_into,
+    ),
+}
 _lock = threading.Lock()
-_loaded = False
-_failure: str | None = None
 
 
-def status() -> str:
-    """ "available" if the extension is built or can be built here, else the reason why not. Builds nothing."""
-    if _loaded:
-        return AVAILABLE
-    if _failure is not None:
-        return _failure
-    if os.environ.get(build.FORCE) == "0":
-        return f"switched off by {build.FORCE}=0"
-    if _installed() is not None or _cached().is_file():
-        return AVAILABLE
-    return build.obstacle() or AVAILABLE
+def status(device: str = "cpu") -> str:
+    """ "available" if a device's extension is built or can be built here, else the reason why not. Builds nothing."""
+    return _EXTENSIONS[device].status()
 
 
-def ready() -> bool:
-    """Load the extension, building it if need be. False, and once a line on stderr, where that fails."""
-    if _loaded:
+def ready(device: str = "cpu") -> bool:
+    """Load an extension, building it if need be. False, and once a line on stderr, where that fails."""
+    extension = _EXTENSIONS[device]
+    if extension.loaded:
         return True
-    if status() != AVAILABLE:
+    if extension.status() != AVAILABLE:
         return False
     with _lock:
-        if not _loaded and _failure is None:
-            _load()
-    return _loaded
+        if not extension.loaded and extension.failure is None:
+            _load(extension)
+    return extension.loaded
+
+
+def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot take tensors of a device and dtype, or None."""
+    extension = _EXTENSIONS.get(device.type)
+    if extension is None:
+        return f"it runs on the CPU and on CUDA devices, and the tensors are on {device.type}"
+    if dtype not in extension.dtypes:
+        names = ", ".join(sorted(str(known).removeprefix("torch.") for known in extension.dtypes))
+        return f"on {device.type} it runs {names}, and the tensors are {str(dtype).removeprefix('torch.')}"
+    missing = extension.status()
+    return None if missing == AVAILABLE else missing
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
-    return device.type == "cpu" and dtype in DTYPES
+    return obstacle(device, dtype) is None
 
 
-def _load() -> None:
-    global _loaded, _failure
+def _load(extension: Extension) -> None:
     try:
-        library = _installed() or _cached()
+        library = extension.installed() or extension.cached()
         if library.is_file():
             torch.ops.load_library(str(library))
         else:
-            _build(library)
-        _loaded = True
+            _build(extension, library)
+        extension.loaded = True
     except Exception as error:
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        _failure = f"building or loading the C++ extension failed: {last[0]}"
+        extension.failure = f"building or loading {extension.name} failed: {last[0]}"
         if os.environ.get(build.FORCE) == "1":
-            raise RuntimeError(f"{build.FORCE}=1, but {_failure}") from error
-        print(f"palora: {_failure}; using plain PyTorch operations.", file=sys.stderr)
+            raise RuntimeError(f"{build.FORCE}=1, but {extension.failure}") from error
+        print(f"palora: {extension.failure}; using plain PyTorch operations.", file=sys.stderr)
 
 
 def _installed() -> Path | None:
-    """The library that setup.py built, if it fits this torch and these sources."""
-    library = Path(build.__file__).parent / f"{build.library_name()}.so"
-    return library if library.is_file() else None
+    """The library for the CPU that setup.py built, if there is one that fits."""
+    return _EXTENSIONS["cpu"].installed()
 
 
 def cache_folder() -> Path:
@@ -86,10 +143,6 @@ def cache_folder() -> Path:
     return Path(cache).expanduser() / "torch_extensions" / "palora"
 
 
-def _cached() -> Path:
-    return cache_folder() / build.library_name() / f"{build.library_name()}.so"
-
-
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """One builder at a time over all processes; the lock of a process that dies is released with it."""
@@ -98,15 +151,16 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _build(library: Path) -> None:
+def _build(extension: Extension, library: Path) -> None:
     folder = library.parent
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         if library.is_file():  # another process was faster
             torch.ops.load_library(str(library))
             return
-        print(f"palora: building the C++ extension once, into {folder} (a minute or so)", file=sys.stderr)
+        print(f"palora: building {extension.name} once, into {folder} (a minute or so)", file=sys.stderr)
         work = folder / "build"
         work.mkdir(exist_ok=True)
         (work / "lock").unlink(missing_ok=True)  # torch's own lock, left by a build that was interrupted
-        os.replace(build.build_into(work), library)
+        os.replace(extension.build_into(work), library)
+        torch.ops.load_library(str(library))

@@ -56,9 +56,10 @@ def machine() -> list[tuple[str, str]]:
 def kernels() -> list[tuple[str, str]]:
     """Each backend, and why it cannot be used if so."""
     import palora_kernels
+    from palora_kernels.native import loading
 
     chosen = os.environ.get("PALORA_BACKEND")
-    rows = list(palora_kernels.backends().items())
+    rows = [*palora_kernels.backends().items(), ("native on CUDA", loading.status("cuda"))]
     return [*rows, ("PALORA_BACKEND", chosen)] if chosen else rows
 
 
