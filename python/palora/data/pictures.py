@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from palora.errors import PaloraError
 
@@ -61,4 +61,5 @@ class Pictures:
                     found = found.resize(size, Image.Resampling.BILINEAR)
                 return np.array(found, dtype=np.uint8)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise PaloraError(f"{name} in {self.path} is not a sound picture ({error}). {self.remedy}") from error
+            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+            raise PaloraError(f"{name} in {self.path} is not a sound picture ({reason}). {self.remedy}") from error
