@@ -37,11 +37,6 @@ def previous(x_ptr, block: tl.constexpr, first: tl.constexpr = 1):
 
 
 @triton.jit
-def same_place(y_ptr, block: tl.constexpr):
-    tl.store(y_ptr + tl.arange(0, block), tl.zeros((block,), tl.float32))
-
-
-@triton.jit
 def collide(x_ptr, y_ptr, block: tl.constexpr):
     at = tl.arange(0, block)
     tl.store(y_ptr + at // 2, tl.load(x_ptr + at))
@@ -104,9 +99,9 @@ def test_an_address_before_the_start_is_caught() -> None:
 
 
 def test_programs_that_write_the_same_element_race() -> None:
-    same_place[(1,)](torch.empty(32), block=32)
+    toys.same_place[(1,)](torch.empty(32), block=32)
     with refuses("program 1. writes what another program wrote: 32 elements of y_ptr"):
-        same_place[(2,)](torch.empty(32), block=32)
+        toys.same_place[(2,)](torch.empty(32), block=32)
 
 
 def test_reading_what_an_earlier_program_wrote_is_a_race() -> None:

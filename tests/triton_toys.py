@@ -68,6 +68,12 @@ def copy(x_ptr, y_ptr, size, block: tl.constexpr):
     tl.store(y_ptr + at, tl.load(x_ptr + at, mask=at < size), mask=at < size)
 
 
+@triton.jit
+def same_place(y_ptr, block: tl.constexpr):
+    """Every program writes the same elements: a race of all with all."""
+    tl.store(y_ptr + tl.arange(0, block), tl.zeros((block,), tl.float32) + tl.program_id(0))
+
+
 def variants() -> Iterator[Variant]:
     nvidia, both = ("sm_80", "sm_90"), ("sm_80", "gfx942")
     yield _matmul("sound bf16", "bf16", (64, 64, 64))

@@ -1,0 +1,107 @@
+"""Small calls of every Triton plan, forward and backward, for the checkers. Not a test itself.
+
+The shapes leave tails everywhere (rows, columns and depth beside every tile, a rank that is no power of two) and give
+every kernel several programs. Values are compared elsewhere; here only the accesses matter.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from palora_kernels.eager.conv import Geometry
+from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
+from palora_kernels.triton import configs, conv, linear
+
+Case = Callable[[torch.dtype, str], list[Tensor]]
+ALL = Needs(x=True, weight=True, bias=True, factors=True, lam=True)
+FROZEN = Needs(x=True, weight=False, bias=False, factors=True, lam=False)
+
+
+def _linear(algorithm: str, shared: bool, needs: Needs, r: int, bias_dims: int, rays: int = 3, n: int = 47) -> Case:
+    def case(dtype: torch.dtype, device: str) -> list[Tensor]:
+        O, K, T = 70, 53, 2
+        x = torch.randn(n if shared else rays * n, K, device=device).to(dtype)
+        weight = torch.randn(O, K, device=device).to(dtype)
+        bias = torch.randn(*((O,) if bias_dims == 1 else (rays, O)), device=device).to(dtype)
+        lam = torch.rand(rays, T, device=device)
+        grad = torch.randn(rays * n, O, device=device).to(dtype)
+        if algorithm in linear.LOW_RANK:
+            forward, backward = linear.LOW_RANK[algorithm]
+            A, B = torch.randn(T, O, r, device=device).to(dtype), torch.randn(T, r, K, device=device).to(dtype)
+            y, S = forward(x, weight, bias, A, B, lam, shared)
+            return _flat(y, S, *backward(grad, x, weight, A, B, lam, S, bias_dims, shared, needs))
+        forward, backward = linear.DENSE[algorithm]
+        D = torch.randn(T, O, K, device=device).to(dtype)
+        return _flat(
+            forward(x, weight, bias, D, lam, shared),
+            *backward(grad, x, weight, D, lam, bias_dims, shared, needs),
+        )
+
+    return case
+
+
+def _conv(algorithm: str, form: str, shared: bool, groups: int, stride: int) -> Case:
+    def case(dtype: torch.dtype, device: str) -> list[Tensor]:
+        rays, n, C, O, T, r, k = 3, 2, 6 * groups, 10 * groups, 2, 3, 3
+        shape = (O, C // groups, k, k)
+        geometry = Geometry(stride=[stride, stride], padding=[1, 2], dilation=[1, 2], groups=groups)
+        x = torch.randn(n if shared else rays * n, C, 9, 8, device=device).to(dtype)
+        weight = torch.randn(shape, device=device).to(dtype)
+        bias = torch.randn(O, device=device).to(dtype)
+        lam = torch.rand(rays, T, device=device)
+        sides = {"matricised": (O, C // groups * k * k, r), "loralib": (O // groups * k, C * k, r * k)}
+        factors: Factors
+        if form == "dense":
+            factors = Dense(torch.randn(T, *shape, device=device).to(dtype))
+        else:
+            p, q, inner = sides[form]
+            A = torch.randn(T, p, inner, device=device).to(dtype)
+            factors = LowRank(A, torch.randn(T, inner, q, device=device).to(dtype), shape)
+        layout = torch.channels_last
+        forward, backward = conv.CONV[algorithm]
+        y = forward(x, weight, bias, factors, lam, shared, geometry, layout)
+        return _flat(y, *backward(torch.randn_like(y), x, weight, factors, lam, 1, shared, ALL, geometry, layout))
+
+    return case
+
+
+def _flat(*results: Tensor | list[Tensor] | None) -> list[Tensor]:
+    flat: list[Tensor] = []
+    for result in results:
+        flat += [] if result is None else result if isinstance(result, list) else [result]
+    return flat
+
+
+def _all() -> dict[str, Case]:
+    cases: dict[str, Case] = {}
+    for algorithm in (*linear.LOW_RANK, *getattr(linear, "DENSE", {})):
+        for shared in (False, True):
+            for label, needs, r, bias_dims in (("all", ALL, 3, 1), ("frozen base", FROZEN, 37, 2)):
+                where = "shared" if shared else "stacked"
+                cases[f"linear {algorithm} {where} {label}"] = _linear(algorithm, shared, needs, r, bias_dims)
+    # One row a ray: a tile holds many rays. Many rows of few outputs: the sums are split.
+    cases["linear factored per-row"] = _linear("factored", False, ALL, 3, 2, rays=80, n=1)
+    cases["linear factored many rows"] = _linear("factored", False, ALL, 1, 1, rays=2, n=700)
+    for algorithm in conv.CONV:
+        for form in ("matricised", "loralib", "dense"):
+            if algorithm == "factored" and form != "matricised":
+                continue
+            for shared in (False, True):
+                groups, stride = (1, 1) if shared or algorithm == "factored" else (2, 2)
+                label = f"conv2d {algorithm} {form} {'shared' if shared else 'stacked'}"
+                cases[label] = _conv(algorithm, form, shared, groups, stride)
+    return cases
+
+
+CASES = _all()
+
+
+def run(name: str, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """The results of a case with the tiles for sm_90, whatever the device is or pretends to be."""
+    torch.manual_seed(zlib.crc32(name.encode()))
+    with configs.assume(configs.TARGETS["sm_90"]):
+        return CASES[name](dtype, device)
