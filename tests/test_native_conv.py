@@ -233,3 +233,29 @@ def test_basis_of_a_shared_input_equals_the_definition(form: str, weight: bool, 
     case["x"] = case["x"].to(memory_format=torch.channels_last)
     assert_equals_definition(op, case, torch.float64, "basis", "native", shared=True, padding=1)
     assert_equals_definition(op, case, torch.bfloat16, "basis", "native", shared=True, padding=1)
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "basis"])
+@pytest.mark.parametrize("bias", [0, 1, 2])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize("lam_needs_gradient", [True, False])
+def test_coefficients_with_one_sum_fold_the_common_part(
+    algorithm: str, bias: int, scale: float, lam_needs_gradient: bool
+) -> None:
+    """Preferences add up to one, so that T products serve where T+1 would; results and gradients stay the same."""
+    case = conv_case(5, 2, 2, 7, 3, 2, shared=True, bias=bias, form="dense")
+    case["x"] = case["x"].to(memory_format=torch.channels_last)
+    case["lam"] = scale * torch.softmax(case["lam"].double(), dim=1)
+    case = convert(case, torch.float64)
+    case["x"] = case["x"].detach()
+    case["lam"] = case["lam"].detach().requires_grad_(lam_needs_gradient)
+    leaves = [v for v in case.values() if v is not None and v.requires_grad]
+    want = pk.conv2d_delta(**case, shared=True, backend="reference")
+    with pk.force_plan(conv2d_delta=algorithm):
+        found = pk.conv2d_delta(**case, shared=True, backend="native")
+    torch.testing.assert_close(found, want)
+    grad = torch.randn_like(want)
+    for got, expected in zip(
+        torch.autograd.grad(found, leaves, grad), torch.autograd.grad(want, leaves, grad), strict=True
+    ):
+        torch.testing.assert_close(got, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from kernel_cases import assert_equals_definition, convert, linear_case, run
+from kernel_cases import assert_equals_definition, convert, linear_case, linear_delta_case, run
 from native_cases import needs_native
 
 import palora_kernels as pk
@@ -135,3 +135,13 @@ def test_double_backward_is_refused_by_name() -> None:
     (dx,) = torch.autograd.grad(y, case["x"], create_graph=True)
     with pytest.raises(RuntimeError, match='backend="reference"'):
         dx.sum().backward()
+
+
+@pytest.mark.parametrize("bias", [0, 1, 2])
+@pytest.mark.parametrize("on_simplex", [True, False])
+def test_basis_of_a_shared_input(bias: int, on_simplex: bool) -> None:
+    case = linear_delta_case(4, 5, 7, 9, 3, shared=True, bias=bias)
+    if on_simplex:
+        case["lam"] = torch.softmax(case["lam"].double(), dim=1)
+    for dtype in (torch.float64, torch.bfloat16):
+        assert_equals_definition("linear_delta", case, dtype, "basis", "native", shared=True)

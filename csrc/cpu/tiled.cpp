@@ -41,11 +41,11 @@ int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1
 
 // Where the panel of `column` begins in a packed kernel of `taps` matrices (depth, outputs), and how long all are.
 struct Panels {
-  int64_t taps, depth, outputs, block, lanes;
+  int64_t taps, depth, outputs, block, grain;
 
   int64_t begin(int64_t column) const { return taps * depth * column; }
-  int64_t width(int64_t column) const { return round_up(std::min(block, outputs - column), lanes); }
-  int64_t size() const { return taps * depth * round_up(outputs, lanes); }
+  int64_t width(int64_t column) const { return round_up(std::min(block, outputs - column), grain); }
+  int64_t size() const { return taps * depth * round_up(outputs, grain); }
 };
 
 // at(tap, k, o) in the order that Tiles::conv reads: panels of outputs; in them taps, depth, outputs.
@@ -93,12 +93,16 @@ template <class C>
 void run(const Sweep& z, const C* in, const C* packed, const C* bias, C* out) {
   if (z.h.count <= 0 || z.w.count <= 0) return;
   const Tiles<C>& kernel = tiles<C>();
-  Panels panels{z.h.taps * z.w.taps, z.depth, z.outputs, kernel.block, kernel.lanes};
+  Panels panels{z.h.taps * z.w.taps, z.depth, z.outputs, kernel.block, kernel.grain};
   bool copy = !z.h.inside() || !z.w.inside();
   int64_t rows = band_rows(z, sizeof(C)), bands = (z.h.count + rows - 1) / rows, count = z.images * bands;
   int64_t pitch = (copy ? z.span() : z.w.extent) * z.pixel();
   Taps taps{z.h.taps, z.w.taps, z.h.spread * pitch, z.w.spread * z.pixel(), 0, z.h.taps,
             z.w.first, z.w.stride, z.w.spread, z.w.extent};
+  // The pixels under neighbouring taps are neighbours: with few channels, one long run instead of short ones.
+  bool run_on = z.groups == 1 && z.w.spread == 1 && z.depth < 32 && z.w.taps > 0;
+  int64_t depth = run_on ? z.depth * z.w.taps : z.depth;
+  if (run_on) taps.cols = 1, taps.first = 0, taps.extent = int64_t(1) << 40;  // no tap to skip
   int64_t work = z.images * z.h.count * z.w.count * panels.taps * z.depth * z.outputs * z.groups;
   over_slots(slots_for(count, work), count, [&](int64_t, int64_t begin, int64_t end) {
     int64_t rows_in = (rows - 1) * z.h.stride + (z.h.taps - 1) * z.h.spread + 1;
@@ -120,7 +124,7 @@ void run(const Sweep& z, const C* in, const C* packed, const C* bias, C* out) {
             int64_t channel = g * z.outputs + column;
             C* y = out + ((image * z.h.out_extent + z.h.out_first + j * z.h.out_step) * z.w.out_extent +
                           z.w.out_first) * z.out_pixel() + channel;
-            kernel.conv(base + (j - j0) * z.h.stride * pitch + g * z.depth, z.w.stride * z.pixel(), row_taps, z.depth,
+            kernel.conv(base + (j - j0) * z.h.stride * pitch + g * z.depth, z.w.stride * z.pixel(), row_taps, depth,
                         packed + g * panels.size() + panels.begin(column), bias == nullptr ? nullptr : bias + channel,
                         y, z.w.out_step * z.out_pixel(), z.w.count, std::min(panels.block, z.outputs - column));
           }
@@ -205,7 +209,7 @@ void input_gradient(const Geometry& z, const C* grad, const C* kernel, C* dx) {
         h.axis.first = w.axis.first = 0, h.axis.spread = w.axis.spread = 1;
       }
       Sweep sweep{h.axis, w.axis, z.n, z.groups, z.o, z.c};
-      Panels panels{h.axis.taps * w.axis.taps, z.o, z.c, table.block, table.lanes};
+      Panels panels{h.axis.taps * w.axis.taps, z.o, z.c, table.block, table.grain};
       packed.resize(z.groups * panels.size());
       for (int64_t g = 0; g < z.groups; ++g)
         pack(panels, packed.data() + g * panels.size(), [&](int64_t tap, int64_t k, int64_t c) {
@@ -226,7 +230,7 @@ std::pair<int64_t, int64_t> seen(const Geometry& z, int i, int64_t a, int64_t in
 template <class C>
 void kernel_gradient(const Geometry& z, const C* grad, const C* x, C* sums, C* bias_sums, int64_t slots) {
   const Tiles<C>& table = tiles<C>();
-  int64_t width = round_up(z.o, table.lanes);
+  int64_t width = round_up(z.o, table.grain);
   constexpr int64_t positions = 256;  // enough to keep the sums in registers, few enough to stay in cache
   int64_t rows = std::clamp<int64_t>(positions / z.Wo, 1, z.Ho), bands = (z.Ho + rows - 1) / rows, count = z.n * bands;
   over_slots(slots, count, [&](int64_t slot, int64_t begin, int64_t end) {
@@ -275,7 +279,7 @@ void tiled_conv(const Tensor& x, const Tensor& kernel, const OptionalTensor& bia
     using C = decltype(c);
     const Tiles<C>& table = tiles<C>();
     Sweep sweep = forward_sweep(z);
-    Panels panels{z.kh * z.kw, z.c, z.o, table.block, table.lanes};
+    Panels panels{z.kh * z.kw, z.c, z.o, table.block, table.grain};
     std::vector<C> packed(groups * panels.size());
     const C* from = data<C>(kernel);
     for (int64_t g = 0; g < groups; ++g)
@@ -299,7 +303,7 @@ std::tuple<Tensor, Tensor> tiled_conv_backward(const Tensor& grad, const Tensor&
     using C = decltype(c);
     if (dx.has_value()) input_gradient<C>(z, data<C>(grad), data<C>(kernel), data<C>(*dx));
     if (!needs_kernel && !needs_bias) return;
-    int64_t taps = z.kh * z.kw, width = round_up(z.o, tiles<C>().lanes);
+    int64_t taps = z.kh * z.kw, width = round_up(z.o, tiles<C>().grain);
     int64_t slots = slots_for(std::max<int64_t>(z.n * z.Ho, 1), z.n * z.Ho * z.Wo * z.O * (1 + taps * z.c));
     Tensor sums = needs_kernel ? at::zeros({slots, groups, taps, z.c, width}, x.options()) : dkernel;
     Tensor bias_sums = needs_bias ? at::zeros({slots, z.O}, x.options()) : dbias;

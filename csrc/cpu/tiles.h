@@ -17,16 +17,16 @@ struct Taps {
 template <class C>
 struct Tiles {
   // y (positions, N) = bias + sum over taps and channels, for N <= block outputs.
-  //   w: (taps, depth, N rounded up to whole vectors), zero-padded; bias (N) or null.
+  //   w: (taps, depth, N rounded up to a multiple of grain), zero-padded; bias (N) or null.
   void (*conv)(const C* x, index ldx, const Taps& taps, index depth, const C* w, const C* bias, C* y, index ldy,
                index positions, index N);
 
-  // acc (depth, N rounded up) += sum over rows and positions of x (depth) g (N)^T: one tap of a kernel's gradient.
+  // acc (depth, N rounded up as in w) += sum over rows and positions of x (depth) g (N)^T: one tap of a kernel's gradient.
   void (*kernel)(const C* x, index ldx, index x_row, const C* g, index ldg, index g_row, index rows, index positions,
                  C* acc, index ldacc, index depth, index N);
 
-  index block;  // outputs that one call takes at most: a multiple of lanes
-  index lanes;
+  index block;  // outputs that one call takes at most: a multiple of grain
+  index grain;  // outputs are packed in multiples of it
 };
 
 // The table of the best instruction set of this processor, for float and double.

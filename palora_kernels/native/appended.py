@@ -33,9 +33,7 @@ def _tiles(x: Tensor, kernel: Tensor, positions: int) -> bool:
     return x.element_size() >= 4 and (positions >= 512 or kernel.numel() < 100_000)
 
 
-def convolve(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, conv: Geometry, out: Tensor | None = None
-) -> Tensor:
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: Geometry, out: Tensor | None = None) -> Tensor:
     """One convolution of channels_last tensors, into ``out`` if it is given."""
     size = conv.output_size(x, kernel.shape[2:])  # type: ignore[arg-type]
     if not _tiles(x, kernel, x.shape[0] * size[0] * size[1]):
@@ -119,9 +117,7 @@ def factored_backward(
 ) -> Gradients:
     assert isinstance(factors, LowRank)
     if layout != CL:
-        return eager_conv.factored_backward(
-            grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout
-        )
+        return eager_conv.factored_backward(grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout)
     x, grad = x.contiguous(memory_format=CL), grad.contiguous(memory_format=CL)
     filters = _filters(factors)
     S = convolve(x, filters, None, conv)  # recomputed, not kept

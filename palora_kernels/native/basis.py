@@ -7,6 +7,7 @@ gradients into T+1 first, after which the number of rays is gone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,8 +24,48 @@ from palora_kernels.reference import opmath_dtype
 CL = torch.channels_last
 
 
-def _elements(weight: Tensor | None, deltas: Tensor) -> list[Tensor]:
-    return [*deltas] if weight is None else [weight, *deltas]
+@dataclass(frozen=True)
+class Basis:
+    """The E weights whose combinations ``c`` (M, E) are the rays' weights: W and D_1 ... D_T, or T of them.
+
+    Where every ray's coefficients add up to the same s, as those of preferences do, W + sum_t lam_t D_t is
+    sum_t lam_t (W / s + D_t): T products instead of T+1.
+    """
+
+    weight: Tensor | None
+    c: Tensor
+    total: float | None  # s, where W has been folded into the deltas
+
+    @classmethod
+    def of(cls, weight: Tensor | None, lam: Tensor, dtype: torch.dtype) -> Basis:
+        if weight is None:
+            return cls(None, lam.to(opmath_dtype(dtype)).contiguous(), None)
+        total = _common_sum(lam)
+        if total is not None:
+            return cls(weight, lam.to(opmath_dtype(dtype)).contiguous(), total)
+        return cls(weight, _coefficients(weight, lam, opmath_dtype(dtype)).contiguous(), None)
+
+    def elements(self, deltas: Tensor) -> list[Tensor]:
+        if self.weight is None:
+            return [*deltas]
+        return [self.weight, *deltas] if self.total is None else [*torch.add(deltas, self.weight, alpha=1 / self.total)]
+
+    def common(self, gradients: Tensor) -> Tensor:
+        """From the gradients of the elements (E, ...), that of W."""
+        return gradients[0] if self.total is None else gradients.sum(0) / self.total
+
+    def deltas(self, gradients: Tensor) -> Tensor:
+        """From the gradients of the elements (E, ...), those of the deltas (T, ...)."""
+        return gradients if self.weight is None or self.total is not None else gradients[1:]
+
+
+def _common_sum(lam: Tensor) -> float | None:
+    """The sum that all rows of lam (M, T) have, to rounding; None where they differ or W / sum would lose digits."""
+    sums = lam.sum(1)
+    low, high, largest = torch.stack([sums.amin(), sums.amax(), lam.abs().amax()]).tolist()
+    total = (low + high) / 2
+    same = high - low <= 4 * torch.finfo(lam.dtype).eps * abs(total)
+    return total if same and total > 0 and largest <= 1.5 * total else None
 
 
 def _combine(z: Tensor, c: Tensor) -> Tensor:
@@ -51,14 +92,17 @@ def _gather(
 
 
 def _split(
-    found: list[Tensor], weight: Tensor | None, factors: Factors, needs: Needs
+    found: list[Tensor], basis: Basis, factors: Factors, needs: Needs
 ) -> tuple[Tensor | None, list[Tensor] | None]:
     """(dW, gradients of the factors) from those of the elements."""
-    dweight = found[0].contiguous() if needs.weight and weight is not None else None
+    if not found:
+        return None, None
+    stacked = torch.stack(found)
+    dweight = basis.common(stacked).contiguous() if needs.weight and basis.weight is not None else None
     if not needs.factors:
         return dweight, None
     into = factors.new_gradients()
-    factors.pull_deltas(torch.stack(found[0 if weight is None else 1 :]), into)
+    factors.pull_deltas(basis.deltas(stacked), into)
     return dweight, factors.finish(into)
 
 
@@ -67,11 +111,12 @@ def linear_forward(
 ) -> Tensor:
     if not shared:
         return eager_linear.basis_forward(x, weight, bias, Dense(D), lam, shared)
-    elements = _elements(weight, D)
+    basis = Basis.of(weight, lam, x.dtype)
+    elements = basis.elements(D)
     z = x.new_empty(len(elements), x.shape[0], D.shape[1])
     for e, element in enumerate(elements):
         torch.mm(x, element.t(), out=z[e])
-    y = _combine(z, _coefficients(weight, lam, opmath_dtype(x.dtype)))
+    y = _combine(z, basis.c)
     return eager_linear.add_bias_(y.view(-1, D.shape[1]), bias, lam.shape[0])
 
 
@@ -88,15 +133,15 @@ def linear_backward(
     if not shared:
         return eager_linear.basis_backward(grad, x, weight, Dense(D), lam, bias_dims, shared, needs)
     grad, rays, factors = grad.contiguous(), lam.shape[0], Dense(D)
-    g = grad.view(rays, -1, grad.shape[1])
-    gz = _combine(g, _coefficients(weight, lam, opmath_dtype(x.dtype)).t())
+    basis, g = Basis.of(weight, lam, x.dtype), grad.view(rays, -1, grad.shape[1])
+    gz = _combine(g, basis.c.t())
     want = needs.weight or needs.factors
     dx, found = _gather(
         gz,
-        _elements(weight, D),
+        basis.elements(D),
         lambda ge, element: (ge @ element if needs.x else None, ge.t() @ x if want else None),
     )
-    dweight, dfactors = _split(found, weight, factors, needs)
+    dweight, dfactors = _split(found, basis, factors, needs)
     dlam: Tensor | None = None
     if needs.lam:  # <G_m, X D_t^T>, one delta's product at a time
         flat = g.reshape(rays, -1)
@@ -118,15 +163,17 @@ def conv_forward(
     if not shared or layout != CL:
         return eager_conv.basis_forward(x, weight, bias, factors, lam, shared, conv, layout)
     rays, x = lam.shape[0], x.contiguous(memory_format=CL)
-    elements = _elements(weight, factors.deltas())
+    basis = Basis.of(weight, lam, x.dtype)
+    elements = basis.elements(factors.deltas())
     size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
     z = x.new_empty(len(elements), x.shape[0], *size, factors.shape[0])
     # The bias joins the common part, which every ray takes once.
-    common = bias if bias is not None and bias.dim() == 1 and weight is not None else None
+    folded = basis.total is not None or weight is None
+    common = bias if bias is not None and bias.dim() == 1 and not folded else None
     for e, element in enumerate(elements):
         out = z[e].permute(0, 3, 1, 2)
         convolve(x, element.contiguous(memory_format=CL), common if e == 0 else None, conv, out)
-    y = _combine(z, _coefficients(weight, lam, opmath_dtype(x.dtype))).flatten(0, 1).permute(0, 3, 1, 2)
+    y = _combine(z, basis.c).flatten(0, 1).permute(0, 3, 1, 2)
     if bias is not None and common is None:
         per_ray = bias.expand(rays, -1) if bias.dim() == 1 else bias
         eager_conv._by_ray(y, rays).add_(per_ray[:, None, :, None, None])
@@ -146,13 +193,11 @@ def conv_backward(
     layout: torch.memory_format,
 ) -> Gradients:
     if not shared or layout != CL:
-        return eager_conv.basis_backward(
-            grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout
-        )
+        return eager_conv.basis_backward(grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout)
     rays = lam.shape[0]
     x, grad = x.contiguous(memory_format=CL), grad.contiguous(memory_format=CL)
-    g = rows_of(grad).view(rays, -1)
-    gz = _combine(g, _coefficients(weight, lam, opmath_dtype(x.dtype)).t())
+    basis, g = Basis.of(weight, lam, x.dtype), rows_of(grad).view(rays, -1)
+    gz = _combine(g, basis.c.t())
     deltas = factors.deltas()
 
     def apply(flat: Tensor, element: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -161,8 +206,8 @@ def conv_backward(
         dx, delement = pull(maps, x, element.contiguous(memory_format=CL), conv, needs.x, want)
         return dx, delement if want else None
 
-    dx, found = _gather(gz, _elements(weight, deltas), apply)
-    dweight, dfactors = _split(found, weight, factors, needs)
+    dx, found = _gather(gz, basis.elements(deltas), apply)
+    dweight, dfactors = _split(found, basis, factors, needs)
     dlam: Tensor | None = None
     if needs.lam:  # <G_m, Z_t>, with Z_t convolved again rather than kept since the forward
         columns = [rows_of(convolve(x, d.contiguous(memory_format=CL), None, conv)).reshape(-1) for d in deltas]

@@ -104,10 +104,25 @@ def build_into(folder: Path) -> Path:
     return folder / f"{library_name()}.so"
 
 
+def _build_for_cuda(work: Path, target: Path) -> None:
+    """The CUDA library too, where torch was built with CUDA and there is a toolkit; elsewhere say why not."""
+    specification = importlib.util.spec_from_file_location("palora_native_build_cuda", _HERE / "build_cuda.py")
+    assert specification is not None
+    assert specification.loader is not None
+    build_cuda = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(build_cuda)
+    missing = build_cuda.obstacle()
+    if missing is not None:
+        print(f"palora: no CUDA extension: {missing}.")
+        return
+    shutil.copy(build_cuda.build_into(work), target)
+
+
 def setup_arguments() -> dict[str, Any]:
     """What setup.py passes to setuptools: the extension where torch and a compiler are at hand, else nothing.
 
-    PALORA_BUILD_NATIVE=0 builds nothing; 1 makes everything that prevents the build an error. Without either, an
+    PALORA_BUILD_NATIVE=0 builds nothing; 1 makes everything that prevents the build an error (but a missing CUDA toolkit,
+    which leaves only the CUDA extension out). Without either, an
     installation in an isolated environment (where there is no torch) leaves the build to the first use.
     """
     forced = os.environ.get(FORCE) == "1"
@@ -124,10 +139,12 @@ def setup_arguments() -> dict[str, Any]:
         def run(self) -> None:
             try:
                 super().run()
+                folder = _HERE if self.inplace else Path(self.build_lib) / "palora_kernels" / "native"
+                _build_for_cuda(Path(self.build_temp) / "cuda", folder)
             except Exception as error:
                 if forced:
                     raise
-                print(f"palora: the C++ extension was not built ({error}); the first use will try again.")
+                print(f"palora: an extension was not built ({error}); the first use will try again.")
                 self.extensions: list[Any] = []
 
     root = _HERE.parents[1]

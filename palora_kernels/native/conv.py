@@ -1,7 +1,7 @@
 """The native plans of `conv2d` and `conv2d_delta`.
 
-``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row, combined into
-M rows while they are in cache. ``tiled`` merges ray by ray and convolves in channels_last with register tiles, into the
+``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row (T where every
+ray's coefficients have one sum), combined into M rows while they are in cache. ``tiled`` merges ray by ray and convolves in channels_last with register tiles, into the
 rows of the result at once. ``merged`` is the eager plan with merging and pulling back in C++. The convolutions of all
 other plans are oneDNN's.
 """
@@ -16,17 +16,10 @@ from torch import Tensor
 from palora_kernels.eager import conv as eager_conv
 from palora_kernels.eager.conv import Geometry, _bias_of, _place, _ray
 from palora_kernels.eager.factors import Factors, LowRank, Needs, WeightGradients
-from palora_kernels.eager.linear import Gradients, _coefficients
+from palora_kernels.eager.linear import Gradients
 from palora_kernels.native.appended import factored_backward, factored_forward
-from palora_kernels.native.basis import conv_backward, conv_forward
+from palora_kernels.native.basis import Basis, conv_backward, conv_forward
 from palora_kernels.native.factors import NativeGradients, NativeLowRank
-from palora_kernels.reference import opmath_dtype
-
-
-def _elements(weight: Tensor | None, factors: Factors) -> Tensor:
-    """(E, O, C, kh, kw): the common kernel, if any, and the T deltas."""
-    deltas = factors.deltas()
-    return deltas if weight is None else torch.cat([weight[None], deltas])
 
 
 def merged_forward(
@@ -182,9 +175,9 @@ def direct_forward(
     conv: Geometry,
     layout: torch.memory_format,
 ) -> Tensor:
-    c = _coefficients(weight, lam, opmath_dtype(x.dtype))
+    basis = Basis.of(weight, lam, x.dtype)
     y: Tensor = torch.ops.palora_native.basis_conv.default(
-        x, _elements(weight, factors), c, bias, conv.stride, conv.padding, conv.dilation
+        x, torch.stack(basis.elements(factors.deltas())), basis.c, bias, conv.stride, conv.padding, conv.dilation
     )
     return y.contiguous(memory_format=layout)
 
@@ -204,12 +197,12 @@ def direct_backward(
     if needs.x:  # a first layer needs no gradient of its input; where one does, all comes from the kernels of the rays
         return merged_backward(grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout)
     rays = lam.shape[0]
-    c = _coefficients(weight, lam, opmath_dtype(x.dtype))  # (M, E)
+    basis = Basis.of(weight, lam, x.dtype)
     # dlam[m, t] = <dK_m, D_t> and a bias per ray need every ray's kernel gradient; the rest only E combinations.
     by_ray = needs.lam or bias_dims == 2
-    combinations = torch.eye(rays, dtype=c.dtype) if by_ray else c.t()
+    combinations = torch.eye(rays, dtype=basis.c.dtype) if by_ray else basis.c.t()
     if weight is None and not by_ray:
-        combinations = torch.cat([c.new_ones(1, rays), combinations])  # the sum over rays, for the bias
+        combinations = torch.cat([basis.c.new_ones(1, rays), combinations])  # the sum over rays, for the bias
     dkernels, sums = torch.ops.palora_native.basis_conv_backward.default(
         grad, x, combinations, list(factors.shape[2:]), conv.stride, conv.padding, conv.dilation
     )
@@ -217,19 +210,20 @@ def direct_backward(
     dbias: Tensor | None = None
     if by_ray:
         if needs.lam:
-            deltas = factors.deltas().to(c.dtype)
+            deltas = factors.deltas().to(basis.c.dtype)
             dlam = (dkernels.flatten(1) @ deltas.flatten(1).t()).to(lam.dtype)
         dbias = sums if bias_dims == 2 else sums.sum(0)
-        dkernels = torch.tensordot(torch.cat([c.new_ones(rays, 1), lam.to(c.dtype)], 1).t(), dkernels, dims=1)
+        dkernels = torch.tensordot(basis.c.t(), dkernels, dims=1)
+    elif weight is None:
+        dbias, dkernels = sums[0], dkernels[1:]
     else:
-        dbias = sums[0]
-    # dkernels: the sum over rays, then one slice a task
+        dbias = basis.common(sums)
     dfactors: list[Tensor] | None = None
     if needs.factors:
         into = factors.new_gradients()
-        factors.pull_deltas(dkernels[1:], into)
+        factors.pull_deltas(basis.deltas(dkernels), into)
         dfactors = factors.finish(into)
-    dweight = dkernels[0].to(x.dtype) if needs.weight else None
+    dweight = basis.common(dkernels).to(x.dtype) if needs.weight and weight is not None else None
     return None, dweight, dbias.to(x.dtype) if needs.bias else None, dfactors, dlam
 
 

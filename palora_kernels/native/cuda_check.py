@@ -41,7 +41,7 @@ class Usage:
 
 def readable(symbol: str) -> str:
     """A mangled kernel name as "update_kernel float32 x4": its template arguments are a type and a width."""
-    found = re.search(r"\d+([a-z_]+_kernel)I(?:N\w*?palora_cuda)?(f|d|4bf16|4fp16)E?Li(\d+)E", symbol)
+    found = re.search(r"\d+([a-z_]+_kernel)I(?:NS_)?(f|d|4bf16|4fp16)E?Li(\d+)E", symbol)
     if found is None:
         return symbol
     return f"{found.group(1)} {_TYPES[found.group(2)]} x{found.group(3)}"

@@ -91,9 +91,7 @@ class _MergedDense:
 class Merging:
     """The merged weights of M rays, ``W_m = W + sum_t lam[m, t] D_t``, and the way back for their gradients."""
 
-    def __init__(
-        self, factors: Factors, lam: Tensor, layout: torch.memory_format = torch.contiguous_format
-    ) -> None:
+    def __init__(self, factors: Factors, lam: Tensor, layout: torch.memory_format = torch.contiguous_format) -> None:
         self.kind = (_MergedLowRank if isinstance(factors, LowRank) else _MergedDense)(factors, layout)  # type: ignore[arg-type]
         self.lam = lam.to(opmath_dtype(factors.dtype))
 
