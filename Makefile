@@ -28,7 +28,7 @@ READY_TO_DEVELOP := $(VENV)/.ready-to-develop
 METADATA := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full bench lint clean
+.PHONY: help venv demo test test-full bench cuda-check lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ test-full: $(READY_TO_DEVELOP) ## run all tests, the slow ones too
 
 bench: $(READY_TO_DEVELOP) ## time ours, the authors' way and the plain model on this machine
 	@$(BIN)/palora bench $(ARGS)
+
+cuda-check: $(READY_TO_DEVELOP) ## compile every CUDA C++ kernel with nvcc, show registers and spills; needs no GPU
+	@$(BIN)/python -m palora_kernels.native.cuda_check $(ARGS)
 
 lint: $(READY_TO_DEVELOP) ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Where the two packages lie, and the C++ extension; everything else is in pyproject.toml."""
+"""Where the two packages lie, and the C++ and CUDA extensions; everything else is in pyproject.toml."""
 
 import importlib.util
 from pathlib import Path
@@ -18,7 +18,7 @@ _spec.loader.exec_module(build)
 setup(
     packages=find_packages(".", include=["palora_kernels", "palora_kernels.*"])
     + find_packages("python", include=["palora", "palora.*"])
-    + ["palora_kernels.native.csrc", "palora_kernels.native.csrc.cpu"],
+    + [f"palora_kernels.native.csrc{part}" for part in ("", ".cpu", ".cuda", ".device")],
     package_dir={
         "palora": "python/palora",
         "palora_kernels": "palora_kernels",
@@ -28,6 +28,8 @@ setup(
         "palora": ["py.typed", "data/bundled/*"],
         "palora_kernels": ["py.typed"],
         "palora_kernels.native.csrc.cpu": ["*.cpp", "*.h"],
+        "palora_kernels.native.csrc.cuda": ["*.cu", "*.cpp", "*.h"],
+        "palora_kernels.native.csrc.device": ["*.h"],
     },
     **build.setup_arguments(),
 )

@@ -4,7 +4,7 @@ namespace palora_cuda {
 namespace {
 
 template <class S, int V>
-__global__ void __launch_bounds__(THREADS) update_kernel(Update u) {
+__global__ void __launch_bounds__(THREADS, 3) update_kernel(Update u) {
   using namespace update;
   using C = compute_t<S>;
   alignas(16) __shared__ C left[DEPTH * LEFT];

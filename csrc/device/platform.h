@@ -8,10 +8,13 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define HD __host__ __device__ __forceinline__
-#define UNROLL _Pragma("unroll")
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL PRAGMA(unroll)
+#define UNROLL_BY(n) PRAGMA(unroll n)
 #else
 #define HD inline
 #define UNROLL
+#define UNROLL_BY(n)
 #endif
 
 namespace palora_cuda {

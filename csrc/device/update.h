@@ -103,7 +103,7 @@ HD void fill_both(const Update& u, const Tile& tile, int j0, compute_t<S>* left,
 // total[i][v] += left[j][i] right[j][v] over the tile's depth: ROWS x V numbers of a thread.
 template <class C, int V>
 HD void accumulate(C (&total)[ROWS][V], const C* left, const C* right, int depth) {
-  for (int j = 0; j < depth; ++j, left += LEFT, right += RIGHT<V>) {
+  UNROLL_BY(2) for (int j = 0; j < depth; ++j, left += LEFT, right += RIGHT<V>) {  // by more spills on sm_100
     C across[V];
     UNROLL for (int v = 0; v < V; ++v) across[v] = right[v];
     UNROLL for (int i = 0; i < ROWS; ++i) {

@@ -17,7 +17,7 @@
 #define __global__
 #define __device__
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __syncthreads host_shim::barrier
 
 namespace host_shim {
