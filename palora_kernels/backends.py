@@ -23,19 +23,19 @@ def backends() -> dict[str, str]:
         "reference": AVAILABLE,
         "eager": AVAILABLE,
         "native": loading.status(),
-        "triton": _triton_status(),
+        "triton": triton.status(),
     }
 
 
 @torch.compiler.assume_constant_result
-def _triton_status() -> str:
-    return triton.status()
+def _status(name: str) -> str:
+    return backends()[name]
 
 
 def _checked(name: str, source: str) -> str:
     if name not in NAMES:
         raise ValueError(f"{source} should be one of {', '.join(NAMES)}. Found {name!r}.")
-    status = backends()[name]
+    status = _status(name)
     if status != AVAILABLE:
         raise RuntimeError(f"The backend {name!r} asked for by {source} cannot run here: {status}.")
     return name

@@ -55,7 +55,7 @@ def linear_over_rays(
 ):
     """g (M*n, O) -> out (E, n, O): element e weighs ray m by lam[m, e - COMMON]; element 0 by one if COMMON is 1."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < n.to(tl.int64) * O
+    inside = index < step(n, O)
     offsets = (index // O) * g_row + (index % O) * g_col
     e = tl.arange(0, BE)
     total = tl.zeros((BE, BLOCK), tl.float32)

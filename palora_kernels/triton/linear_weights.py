@@ -30,42 +30,110 @@ _LARGEST = 128 * 128
 
 
 @triton.jit
+def _weight_tile(
+    g_ptr, x_ptr, out_ptr, o_tile, k_tile, start, last, O, K, g_row, g_col, x_row, x_col,
+    BO: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dW[o, k] = sum over rows p from start to last of g[p, o] x[p, k]."""
+    o = o_tile * BO + tl.arange(0, BO)
+    k = k_tile * BK + tl.arange(0, BK)
+    p = tl.arange(0, BP)
+    in_o = o < O
+    in_k = k < K
+    g_offsets = grid_offsets(o, p, g_col, g_row)
+    x_offsets = grid_offsets(p, k, x_row, x_col)
+    acc = tl.zeros((BO, BK), tl.float32)
+    for p0 in range(start, last, BP):
+        in_p = p < last - p0
+        g = tl.load(g_ptr + step(p0, g_row) + g_offsets, mask=in_o[:, None] & in_p[None, :], other=0.0)
+        x = tl.load(x_ptr + step(p0, x_row) + x_offsets, mask=in_p[:, None] & in_k[None, :], other=0.0)
+        acc = tl.dot(g, x, acc, input_precision=PRECISION)
+    out = acc.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + grid_offsets(o, k, K, 1), out, mask=in_o[:, None] & in_k[None, :])
+
+
+@triton.jit
+def _out_side_tile(
+    g_ptr, s_ptr, lam_ptr, da_ptr, dbias_ptr, moved, o_tile, r_tile, start, last, rows, n, O, R, r,
+    g_row, g_col, lam_ray, lam_task,
+    SHARED: tl.constexpr, BO: tl.constexpr, BR: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dA[o, j] = sum over rows p of g[p, o] s[p, j] lam[ray, task(j)]; behind the last j a column of ones gives db."""
+    o = o_tile * BO + tl.arange(0, BO)
+    j = r_tile * BR + tl.arange(0, BR)
+    p = tl.arange(0, BP)
+    in_o = o < O
+    ones = -1  # the column of ones
+    if dbias_ptr is not None:
+        ones = 0
+        if da_ptr is not None:
+            ones = R
+    g_offsets = grid_offsets(o, p, g_col, g_row)
+    acc = tl.zeros((BO, BR), tl.float32)
+    for p0 in range(start, last, BP):
+        row = p0 + p
+        in_p = row < last
+        g = tl.load(g_ptr + step(p0, g_row) + g_offsets, mask=in_o[:, None] & in_p[None, :], other=0.0)
+        scaled = tl.zeros((BP, BR), tl.float32)
+        if da_ptr is not None:
+            s_row = row
+            if SHARED:
+                s_row = row % rows
+            in_s = in_p[:, None] & (j < R)[None, :]
+            scaled = tl.load(s_ptr + grid_offsets(s_row, j, R, 1), mask=in_s, other=0.0).to(tl.float32)
+            scaled *= lam_rows(lam_ptr, row // n, j, in_p, j < R, r, lam_ray, lam_task)
+        if dbias_ptr is not None:
+            scaled = tl.where(in_p[:, None] & (j == ones)[None, :], 1.0, scaled)
+        acc = tl.dot(g, scaled.to(g.dtype), acc, input_precision=PRECISION)
+    if da_ptr is not None:
+        offsets = ((j // r).to(tl.int64) * O * r + j % r)[None, :] + (o.to(tl.int64) * r)[:, None]
+        tl.store(da_ptr + moved + offsets, acc.to(da_ptr.dtype.element_ty), mask=in_o[:, None] & (j < R)[None, :])
+    if dbias_ptr is not None:
+        column = tl.sum(tl.where((j == ones)[None, :], acc, 0.0), axis=1)
+        here = in_o & (r_tile == ones // BR)
+        tl.store(dbias_ptr + moved + o, column.to(dbias_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _in_side_tile(
+    u_ptr, x_ptr, lam_ptr, out_ptr, r_tile, k_tile, start, last, rows, n, M, K, R, r,
+    x_row, x_col, lam_ray, lam_task,
+    SHARED: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dB[j, k] = sum over rows p of u[p, j] lam[ray, task(j)] x[p, k]; with a shared x summed over rays on the way."""
+    j = r_tile * BR + tl.arange(0, BR)
+    k = k_tile * BK + tl.arange(0, BK)
+    p = tl.arange(0, BP)
+    in_j = j < R
+    in_k = k < K
+    x_offsets = grid_offsets(p, k, x_row, x_col)
+    acc = tl.zeros((BR, BK), tl.float32)
+    for p0 in range(start, last, BP):
+        row = p0 + p
+        in_p = row < last
+        x = tl.load(x_ptr + step(p0, x_row) + x_offsets, mask=in_p[:, None] & in_k[None, :], other=0.0)
+        u_offsets = grid_offsets(row, j, R, 1)
+        in_u = in_p[:, None] & in_j[None, :]
+        if SHARED:
+            u = tl.zeros((BP, BR), tl.float32)
+            for m in range(M):
+                u_m = tl.load(u_ptr + step(m, 1) * rows * R + u_offsets, mask=in_u, other=0.0)
+                u += u_m.to(tl.float32) * lam_of(lam_ptr, m, j, in_j, r, lam_ray, lam_task)[None, :]
+        else:
+            u = tl.load(u_ptr + u_offsets, mask=in_u, other=0.0).to(tl.float32)
+            u *= lam_rows(lam_ptr, row // n, j, in_p, in_j, r, lam_ray, lam_task)
+        acc = tl.dot(tl.trans(u.to(x.dtype)), x, acc, input_precision=PRECISION)
+    out = acc.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + grid_offsets(j, k, K, 1), out, mask=in_j[:, None] & in_k[None, :])
+
+
+@triton.jit
 def linear_weights(
-    g_ptr,
-    common_ptr,
-    x_ptr,
-    s_ptr,
-    u_ptr,
-    lam_ptr,
-    dw_ptr,
-    da_ptr,
-    db_ptr,
-    dbias_ptr,
-    rows,
-    n,
-    M,
-    O,
-    K,
-    R,
-    r,
-    g_row,
-    g_col,
-    common_row,
-    common_col,
-    x_row,
-    x_col,
-    lam_ray,
-    lam_task,
-    splits,
-    split_stride,
-    SHARED: tl.constexpr,
-    BO: tl.constexpr,
-    BK: tl.constexpr,
-    BR: tl.constexpr,
-    BP: tl.constexpr,
-    GROUP: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    g_ptr, common_ptr, x_ptr, s_ptr, u_ptr, lam_ptr, dw_ptr, da_ptr, db_ptr, dbias_ptr,
+    rows, n, M, O, K, R, r, g_row, g_col, common_row, common_col, x_row, x_col, lam_ray, lam_task, splits, split_stride,
+    SHARED: tl.constexpr, BO: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, BP: tl.constexpr,
+    GROUP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """g (M*n, O), common (rows, O) the sum of g over rays if SHARED else g, x (rows, K), s (rows, R), u = U0 (M*n, R).
 
     dw (O, K), da (T, O, r), db (R, K), dbias (O,), contiguous, each None if not needed; split i of them starts
@@ -73,112 +141,52 @@ def linear_weights(
     """
     o_tiles = tl.cdiv(O, BO)
     k_tiles = tl.cdiv(K, BK)
-    r_tiles = tl.cdiv(R, BR)
+    w_programs = 0
+    if dw_ptr is not None:
+        w_programs = o_tiles * k_tiles
     a_columns = 0
     if da_ptr is not None:
         a_columns += R
     if dbias_ptr is not None:
         a_columns += 1
-    w_programs = 0
-    if dw_ptr is not None:
-        w_programs = o_tiles * k_tiles
     a_programs = o_tiles * tl.cdiv(a_columns, BR)
     b_programs = 0
     if db_ptr is not None:
-        b_programs = r_tiles * k_tiles
+        b_programs = tl.cdiv(R, BR) * k_tiles
     per_split = w_programs + a_programs + b_programs
     split = tl.program_id(0) // per_split
     program = tl.program_id(0) % per_split
     moved = step(split, split_stride)
-    p = tl.arange(0, BP)
-    dtype = x_ptr.dtype.element_ty
+    # The rows of this split: of x, and for dA of all rays' gradients.
+    chunk = tl.cdiv(tl.cdiv(rows, splits), BP) * BP
+    start = split * chunk
+    last = tl.minimum(start + chunk, rows)
 
     if program < w_programs:
         if dw_ptr is not None:
             o_tile, k_tile = tile_of(program, o_tiles, k_tiles, GROUP)
-            o = o_tile * BO + tl.arange(0, BO)
-            k = k_tile * BK + tl.arange(0, BK)
-            in_o = o < O
-            in_k = k < K
-            chunk = tl.cdiv(tl.cdiv(rows, splits), BP) * BP
-            last = tl.minimum((split + 1) * chunk, rows)
-            g_offsets = grid_offsets(o, p, common_col, common_row)
-            x_offsets = grid_offsets(p, k, x_row, x_col)
-            acc = tl.zeros((BO, BK), tl.float32)
-            for p0 in range(split * chunk, last, BP):
-                in_p = p < last - p0
-                g = tl.load(
-                    common_ptr + step(p0, common_row) + g_offsets, mask=in_o[:, None] & in_p[None, :], other=0.0
-                )
-                x = tl.load(x_ptr + step(p0, x_row) + x_offsets, mask=in_p[:, None] & in_k[None, :], other=0.0)
-                acc = tl.dot(g, x, acc, input_precision=PRECISION)
-            out = acc.to(dw_ptr.dtype.element_ty)
-            tl.store(dw_ptr + moved + grid_offsets(o, k, K, 1), out, mask=in_o[:, None] & in_k[None, :])
+            _weight_tile(
+                common_ptr, x_ptr, dw_ptr + moved, o_tile, k_tile, start, last, O, K, common_row, common_col,
+                x_row, x_col, BO, BK, BP, PRECISION,
+            )  # fmt: skip
     elif program < w_programs + a_programs:
         if (da_ptr is not None) or (dbias_ptr is not None):
             a_tile = program - w_programs
-            j = (a_tile // o_tiles) * BR + tl.arange(0, BR)
-            o = (a_tile % o_tiles) * BO + tl.arange(0, BO)
-            in_o = o < O
-            all_rows = rows
             if SHARED:
-                all_rows = rows * M
-            chunk = tl.cdiv(tl.cdiv(all_rows, splits), BP) * BP
-            last = tl.minimum((split + 1) * chunk, all_rows)
-            g_offsets = grid_offsets(o, p, g_col, g_row)
-            acc = tl.zeros((BO, BR), tl.float32)
-            for p0 in range(split * chunk, last, BP):
-                row = p0 + p
-                in_p = row < last
-                g = tl.load(g_ptr + step(p0, g_row) + g_offsets, mask=in_o[:, None] & in_p[None, :], other=0.0)
-                scaled = tl.zeros((BP, BR), tl.float32)
-                if da_ptr is not None:
-                    s_row = row
-                    if SHARED:
-                        s_row = row % rows
-                    in_s = in_p[:, None] & (j < R)[None, :]
-                    scaled = tl.load(s_ptr + grid_offsets(s_row, j, R, 1), mask=in_s, other=0.0).to(tl.float32)
-                    scaled *= lam_rows(lam_ptr, row // n, j, in_p, j < R, r, lam_ray, lam_task)
-                if dbias_ptr is not None:
-                    one = in_p[:, None] & (j == a_columns - 1)[None, :]
-                    scaled = tl.where(one, 1.0, scaled)
-                acc = tl.dot(g, scaled.to(dtype), acc, input_precision=PRECISION)
-            if da_ptr is not None:
-                a_offsets = ((j // r).to(tl.int64) * O * r + j % r)[None, :] + (o.to(tl.int64) * r)[:, None]
-                out = acc.to(da_ptr.dtype.element_ty)
-                tl.store(da_ptr + moved + a_offsets, out, mask=in_o[:, None] & (j < R)[None, :])
-            if dbias_ptr is not None:
-                column = tl.sum(tl.where((j == a_columns - 1)[None, :], acc, 0.0), axis=1)
-                here = in_o & ((a_tile // o_tiles + 1) * BR >= a_columns)
-                tl.store(dbias_ptr + moved + o, column.to(dbias_ptr.dtype.element_ty), mask=here)
+                all_chunk = tl.cdiv(tl.cdiv(rows * M, splits), BP) * BP
+                start = split * all_chunk
+                last = tl.minimum(start + all_chunk, rows * M)
+            _out_side_tile(
+                g_ptr, s_ptr, lam_ptr, da_ptr, dbias_ptr, moved, a_tile % o_tiles, a_tile // o_tiles, start, last,
+                rows, n, O, R, r, g_row, g_col, lam_ray, lam_task, SHARED, BO, BR, BP, PRECISION,
+            )  # fmt: skip
     else:
         if db_ptr is not None:
             b_tile = program - w_programs - a_programs
-            j = (b_tile // k_tiles) * BR + tl.arange(0, BR)
-            k = (b_tile % k_tiles) * BK + tl.arange(0, BK)
-            in_j = j < R
-            in_k = k < K
-            chunk = tl.cdiv(tl.cdiv(rows, splits), BP) * BP
-            last = tl.minimum((split + 1) * chunk, rows)
-            x_offsets = grid_offsets(p, k, x_row, x_col)
-            acc = tl.zeros((BR, BK), tl.float32)
-            for p0 in range(split * chunk, last, BP):
-                row = p0 + p
-                in_p = row < last
-                x = tl.load(x_ptr + step(p0, x_row) + x_offsets, mask=in_p[:, None] & in_k[None, :], other=0.0)
-                u_offsets = grid_offsets(row, j, R, 1)
-                in_u = in_p[:, None] & in_j[None, :]
-                if SHARED:
-                    u = tl.zeros((BP, BR), tl.float32)
-                    for m in range(M):
-                        u_m = tl.load(u_ptr + step(m, 1) * rows * R + u_offsets, mask=in_u, other=0.0)
-                        u += u_m.to(tl.float32) * lam_of(lam_ptr, m, j, in_j, r, lam_ray, lam_task)[None, :]
-                else:
-                    u = tl.load(u_ptr + u_offsets, mask=in_u, other=0.0).to(tl.float32)
-                    u *= lam_rows(lam_ptr, row // n, j, in_p, in_j, r, lam_ray, lam_task)
-                acc = tl.dot(tl.trans(u.to(dtype)), x, acc, input_precision=PRECISION)
-            out = acc.to(db_ptr.dtype.element_ty)
-            tl.store(db_ptr + moved + grid_offsets(j, k, K, 1), out, mask=in_j[:, None] & in_k[None, :])
+            _in_side_tile(
+                u_ptr, x_ptr, lam_ptr, db_ptr + moved, b_tile // k_tiles, b_tile % k_tiles, start, last,
+                rows, n, M, K, R, r, x_row, x_col, lam_ray, lam_task, SHARED, BR, BK, BP, PRECISION,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
