@@ -51,7 +51,7 @@ def combine_maps(
             z = tl.load(source + step(e, group_outputs), mask=ok, other=0.0).to(tl.float32)[None, :]
         else:
             z = tl.load(
-                source[None, :] + step(e, group_outputs) + ray[:, None] * (numel * elements), mask=both, other=0.0
+                source[None, :] + step(e, group_outputs) + ray[:, None] * numel * elements, mask=both, other=0.0
             ).to(tl.float32)
         total += scale[:, None] * z
     if bias is not None:

@@ -36,9 +36,13 @@ class ConvShape:
         """x (P, C, H, W), kernel (O, C/groups, kh, kw)."""
         side = (kernel[2], kernel[3])
         out_h, out_w = conv.output_size(x, side)
+        images = x.shape[0] if shared else x.shape[0] // rays
+        positions = images * max(x.shape[2] * x.shape[3], out_h * out_w)
+        if positions >= 2**30:
+            raise ValueError(f"One ray should have fewer than 2**30 positions, n*H*W. Found {positions}.")
         return ConvShape(
             rays=rays,
-            images=x.shape[0] if shared else x.shape[0] // rays,
+            images=images,
             shared=shared,
             inputs=x.shape[1],
             outputs=kernel[0],
@@ -89,6 +93,8 @@ _GATHERED = [
     Tile(32, 16, 16, 4, 2),
     Tile(16, 16, 16, 2, 2),
 ]
+# In float32 without tensor cores two of them spill where ptxas aims at more programs a processor.
+_GATHERED_IEEE = [t for t in _GATHERED if (t.rows, t.columns) not in ((64, 64), (64, 16))]
 
 
 def few(channels: int) -> bool:
@@ -101,16 +107,22 @@ def _power(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
-def tiles(kind: str, target: configs.Target, flat: bool, *, deepest: int = 64, widest: int = 256) -> list[Tile]:
-    """All tiles that may be chosen; ``bench --tune`` measures them. None is deeper or wider than its operands."""
+def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
+    """What `conv_gemm` may take, and ``bench --tune`` measures; a step is no deeper than the channels it runs over."""
     if flat:
-        return _GATHERED
-    deepest, widest = max(16, _power(deepest)), max(16, _power(widest))
-    found = {
-        replace(t, depth=min(t.depth, deepest), columns=min(t.columns, widest))
-        for t in configs.candidates(kind, target, largest=_LARGEST)
-    }
-    return sorted(found, key=lambda t: (-t.rows * t.columns, -t.rows, -t.depth, -t.num_stages, t.num_warps))
+        return _GATHERED_IEEE if kind == "ieee" else _GATHERED
+    deepest = max(16, _power(channels))
+    found = [replace(t, depth=min(t.depth, deepest)) for t in configs.candidates(kind, target, largest=_LARGEST)]
+    return list(dict.fromkeys(found))
+
+
+def gradient_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
+    """What `conv_kernel_gradient` may take; a tile is no wider than the channels of one tap."""
+    if flat:
+        return _GATHERED_IEEE if kind == "ieee" else _GATHERED
+    widest = max(16, _power(channels))
+    found = [replace(t, columns=min(t.columns, widest)) for t in configs.candidates(kind, target, largest=_LARGEST)]
+    return list(dict.fromkeys(t for t in found if t.rows >= 64 or t.columns <= 32))  # the others spill
 
 
 def product_tile(like: Tensor, rows: int, columns: int, channels: int, taps: int, blocks: int) -> tuple[bool, Tile]:
@@ -125,7 +137,7 @@ def product_tile(like: Tensor, rows: int, columns: int, channels: int, taps: int
         depth = taps * channels if flat else taps * -(-channels // t.depth) * t.depth
         return configs.cycles(t, kind, -(-rows // t.rows) * t.rows * blocks, columns, depth, target)
 
-    return flat, min(tiles(kind, target, flat, deepest=channels), key=cost)
+    return flat, min(product_tiles(kind, target, flat, channels), key=cost)
 
 
 def gradient_tile(like: Tensor, shape: ConvShape) -> tuple[bool, Tile, int]:
@@ -148,5 +160,5 @@ def gradient_tile(like: Tensor, shape: ConvShape) -> tuple[bool, Tile, int]:
 
     name = "conv_kernel_gradient_flat" if flat else "conv_kernel_gradient"
     tuned = configs._tuned(name, kind, like.device, rows * blocks, shape.taps * shape.group_inputs, length)
-    tile = tuned or min(tiles(kind, target, flat, widest=shape.group_inputs), key=cost)
+    tile = tuned or min(gradient_tiles(kind, target, flat, shape.group_inputs), key=cost)
     return flat, tile, splits(tile)

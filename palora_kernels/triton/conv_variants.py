@@ -21,8 +21,7 @@ from palora_kernels.triton import (
     merge,
 )
 from palora_kernels.triton.catalog import Variant
-from palora_kernels.triton.configs import Target, Tile
-from palora_kernels.triton.conv_shapes import ConvShape, tiles
+from palora_kernels.triton.conv_shapes import ConvShape, few, gradient_tiles, product_tiles
 from palora_kernels.triton.listing import META, plain_variants, variants_of
 from palora_kernels.triton.operands import out_side
 
@@ -63,34 +62,37 @@ def _kernel_gradients(dtype: torch.dtype, shape: ConvShape) -> None:
     conv_kernel_gradient.kernel_gradients(x, grad, shape, each=True, total=True)
 
 
-def _tiles(flat: bool, **limits: int) -> Callable[[str, Target], list[Tile]]:
-    return lambda kind, target: tiles(kind, target, flat, **limits)
-
-
 def _products() -> Iterator[Variant]:
-    plain, few, strided = _shape(128), _shape(3), _shape(128, stride=2)
-    gradient = conv_kernel_gradient.conv_kernel_gradient
-    shared, shared_few = _shape(128, shared=True), _shape(3, shared=True)
-    entries: list[tuple[str, Any, Callable[[torch.dtype, ConvShape], None], ConvShape, bool, bool]] = [
-        ("conv_gemm forward", conv_gemm_kernel.conv_gemm, _forward, plain, False, True),
-        ("conv_gemm forward stride 2", conv_gemm_kernel.conv_gemm, _forward, strided, False, False),
-        ("conv_gemm forward few channels", conv_gemm_kernel.conv_gemm, _forward, few, True, True),
-        ("conv_gemm dx", conv_gemm_kernel.conv_gemm, _input_gradient, plain, False, True),
-        ("conv_gemm dx stride 2", conv_gemm_kernel.conv_gemm, _input_gradient, strided, False, False),
-        ("conv_gemm dx few channels", conv_gemm_kernel.conv_gemm, _input_gradient, few, True, False),
-        ("conv_gemm dx shared", conv_gemm_kernel.conv_gemm, _input_gradient, shared, False, False),
-        ("conv_gemm dx shared few channels", conv_gemm_kernel.conv_gemm, _input_gradient, shared_few, True, False),
-        ("conv_kernel_gradient", gradient, _kernel_gradients, plain, False, True),
-        ("conv_kernel_gradient few channels", gradient, _kernel_gradients, few, True, True),
-    ]  # fmt: skip
-    for label, kernel, call, shape, flat, everything in entries:
+    gemm, gradient = conv_gemm_kernel.conv_gemm, conv_kernel_gradient.conv_kernel_gradient
+    shared = {"shared": True}
+    # label, kernel, call, channels, what else the shape has, whether all tiles are compiled unasked
+    entries: list[tuple[str, Any, Callable[[torch.dtype, ConvShape], None], int, dict[str, Any], bool]] = [
+        ("conv_gemm forward", gemm, _forward, 128, {}, True),
+        ("conv_gemm forward 32 channels", gemm, _forward, 32, {}, False),
+        ("conv_gemm forward stride 2", gemm, _forward, 128, {"stride": 2}, False),
+        ("conv_gemm forward few channels", gemm, _forward, 3, {}, True),
+        ("conv_gemm dx", gemm, _input_gradient, 128, {}, True),
+        ("conv_gemm dx stride 2", gemm, _input_gradient, 128, {"stride": 2}, False),
+        ("conv_gemm dx few channels", gemm, _input_gradient, 3, {}, False),
+        ("conv_gemm dx shared", gemm, _input_gradient, 128, shared, False),
+        ("conv_gemm dx shared few channels", gemm, _input_gradient, 3, shared, False),
+        ("conv_kernel_gradient", gradient, _kernel_gradients, 128, {}, True),
+        ("conv_kernel_gradient 32 channels", gradient, _kernel_gradients, 32, {}, False),
+        ("conv_kernel_gradient few channels", gradient, _kernel_gradients, 3, {}, True),
+    ]
+    for label, kernel, call, channels, more, everything in entries:
+        shape, flat = _shape(channels, **more), few(channels)
+        tiles = product_tiles if kernel is gemm else gradient_tiles
         yield from variants_of(
             label,
             kernel,
             lambda dtype, call=call, shape=shape: call(dtype, shape),  # type: ignore[misc]
-            _tiles(flat),
+            lambda kind, target, tiles=tiles, flat=flat, channels=channels: tiles(  # type: ignore[misc]
+                kind, target, flat, channels
+            ),
             all_default=everything,
         )
+    plain = _shape(128)
     yield from plain_variants(
         "sum_kernel_gradients", conv_kernel_gradient.sum_kernel_gradients, lambda dtype: _kernel_gradients(dtype, plain)
     )
