@@ -1,4 +1,4 @@
-"""Every CUDA kernel compiles for the architectures we name and none spills; the library builds and loads without a GPU."""
+"""Every CUDA kernel compiles for the architectures we name, none spills, and the library loads without a GPU."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ def test_the_command_prints_every_kernel_for_every_architecture(capsys: pytest.C
 
 
 def test_a_spill_fails_and_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    report = """ptxas info    : Compiling entry function '_ZN11palora_cuda1_13update_kernelINS_4bf16ELi8EEEvNS_6UpdateE' for 'sm_90'
-ptxas info    : Function properties for _ZN11palora_cuda1_13update_kernelINS_4bf16ELi8EEEvNS_6UpdateE
-    16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads
-ptxas info    : Used 64 registers, used 1 barriers, 16384 bytes smem
-"""
+    symbol = "_ZN11palora_cuda1_13update_kernelINS_4bf16ELi8EEEvNS_6UpdateE"
+    report = (
+        f"ptxas info    : Compiling entry function '{symbol}' for 'sm_90'\n"
+        f"ptxas info    : Function properties for {symbol}\n"
+        "    16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads\n"
+        "ptxas info    : Used 64 registers, used 1 barriers, 16384 bytes smem\n"
+    )
     usages = cuda_check.parse(report)
     assert usages == [cuda_check.Usage("update_kernel bfloat16 x8", "90", 64, 16384, 16, 12, 8)]
     monkeypatch.setattr(build_cuda, "nvcc", lambda: Path("nvcc"))

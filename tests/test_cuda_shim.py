@@ -121,12 +121,12 @@ print("clean")
 
 
 def _sanitized(code: str, seed: int = 0) -> subprocess.CompletedProcess[str]:
-    runtime = subprocess.run(
-        ["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # libstdc++ too: the sanitizer looks for its __cxa_throw before Python loads it.
+    names = ("libasan.so", "libstdc++.so.6")
+    found = [subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True) for name in names]
     environment = {
         **os.environ,
-        "LD_PRELOAD": runtime,
+        "LD_PRELOAD": " ".join(done.stdout.strip() for done in found),
         "ASAN_OPTIONS": "detect_leaks=0",
         "HOST_SHIM_SEED": str(seed),
     }

@@ -41,42 +41,28 @@ def factored_backward(
     return dx, dweight, dbias, [dA, dB], dlam
 
 
-class Factored(torch.autograd.Function):
-    """The factored plan for plain tensors: what ``palora::linear`` does, without three passes through the dispatcher.
-
-    For small layers those cost as much as the layer. Compilers, modes and tensor subclasses get the op.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        x, weight, bias, A, B, lam, shared = arguments
-        y, S = factored_forward(x, weight, bias, A, B, lam, shared)
-        ctx.save_for_backward(x, weight, A, B, lam, S)
-        ctx.bias_dims, ctx.shared = 0 if bias is None else bias.dim(), shared
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        flags = ctx.needs_input_grad
-        needs = [flags[0], flags[1], flags[2], flags[3] or flags[4], flags[5]]
-        rest = (ctx.bias_dims, needs, ctx.shared)
-        if torch.is_grad_enabled():  # create_graph=True: the op says what a second derivative needs
-            found = torch.ops.palora.linear_backward(grad, *ctx.saved_tensors, *rest, "native.factored")
-        else:
-            found = torch.ops.palora_native.linear_backward.default(grad, *ctx.saved_tensors, *rest)
-        return (*[g if wanted else None for g, wanted in zip(found, flags, strict=False)], None)
-
-
 def plain(*tensors: Tensor | None) -> bool:
-    """Whether `Factored` may take a call: ordinary CPU tensors, nobody watching the dispatcher, no compiler."""
-    return (
-        not torch.compiler.is_compiling()
-        and all(t is None or t.is_cpu for t in tensors)
-        and torch._C._len_torch_dispatch_stack() == 0
-        and all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
-    )
+    """Whether `with_gradient` may take a call: ordinary CPU tensors, nobody watching the dispatcher, no compiler."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    for t in tensors:
+        if t is not None and not (t.is_cpu and (type(t) is Tensor or type(t) is torch.nn.Parameter)):
+            return False
+    return True
+
+
+def with_gradient(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
+) -> Tensor:
+    """What ``palora::linear`` does with this plan, its gradient attached in C++; see `plain`.
+
+    Python's part of an op and its gradient would cost as much as a small layer. Compilers, modes and tensor subclasses
+    get the op.
+    """
+    y: Tensor = torch.ops.palora_native.factored_linear.default(x, weight, bias, A, B, lam, shared)
+    return y
 
 
 LOW_RANK = {**EAGER_LOW_RANK, "factored": (factored_forward, factored_backward)}
 
-__all__ = ["DENSE", "LOW_RANK", "Factored", "plain"]
+__all__ = ["DENSE", "LOW_RANK", "plain", "with_gradient"]

@@ -72,7 +72,7 @@ class Layout:
             return ops.column_sums(sums.view(rays, n, flat.shape[1]))
         positions, C = flat.shape[1:]
         if other is not None:
-            other = other.reshape(other.shape[0] // max(n, 1), n * positions, C)
+            other = other.reshape(1 if other.shape[0] == n else rays, n * positions, C)
         return ops.column_sums(flat.view(rays, n * positions, C), other)
 
     def bias_gradient(self, flat: Tensor, rays: int, bias_dims: int) -> Tensor:
