@@ -5,6 +5,11 @@ Under the interpreter conftest.py watches every other test of a Triton kernel to
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,3 +149,39 @@ def test_views_of_different_types_of_one_memory_are_one_memory() -> None:
     launch.load(torch.tensor([start]).numpy(), 4)
     with pytest.raises(RuntimeError, match="reads what another program wrote: 1 elements of"):
         launch.load(torch.tensor([start + 4]).numpy(), 4)
+
+
+@pytest.mark.slow
+def test_every_kernel_is_free_of_races_and_stays_in_bounds() -> None:
+    """All plans at shapes with tails everywhere; every kernel of the package with several programs at a time."""
+    import conftest
+    import triton_plans
+
+    from palora_kernels.triton import catalog
+
+    for name in triton_plans.CASES:
+        for result in triton_plans.run(name, torch.bfloat16, "cpu"):
+            assert bool(torch.isfinite(result.float()).all()), name
+    kernels = {variant.kernel.fn.__name__ for variant in catalog.all_variants()}
+    alone = {name for name in kernels if name not in conftest.WATCHED or conftest.WATCHED[name].programs < 2}
+    assert not alone
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("ttsem") is None,
+    reason="ttsem is not installed: the extra `races`, which needs Python 3.12; before it only "
+    "`pip install --no-deps --ignore-requires-python ttsem==0.1.0`",
+)
+def test_the_compilers_code_is_free_of_races_and_stays_in_bounds() -> None:
+    """A second checker, of another author: it executes the compiled kernels, where `watch` interprets their source."""
+    tests = Path(__file__).parent
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([*sys.path, str(tests)])
+    command = [sys.executable, "-m", "ttsem.sanitize", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider"]
+    command += ["-p", "no:xdist", str(tests / "triton_sanitized.py")]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+    failed = {line.split("::")[1].split(" ")[0] for line in output.splitlines() if line.startswith("FAILED")}
+    assert failed == {"test_planted_read_out_of_bounds", "test_planted_race"}, output[-3000:]
+    assert "reads 28 element(s) past the end of the tensor passed as `x_ptr`" in output
+    assert "both touch element 0 of `y_ptr`" in output

@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m palora_kernels.triton.aot", description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=list(TARGETS), help="default: sm_80 sm_90; with --all: all")
     parser.add_argument("--all", action="store_true", help="every configuration, not only those chosen without tuning")
+    parser.add_argument("--quick", action="store_true", help="the largest default tile of each kernel and dtype alone")
     parser.add_argument("--only", default="", help="variants whose name contains this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings, with the faults, to this file")
     parser.add_argument("--jobs", type=int, default=running.usable_cores(), help="processes; default: one per core")
@@ -26,9 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("TRITON_INTERPRET=1 is set: the kernels are not compiled under it")
 
     targets = options.targets or (list(TARGETS) if options.all else ["sm_80", "sm_90"])
+    listed = running.variants(options.catalog)
     work = [
         (name, target)
-        for name, variant in running.variants(options.catalog).items()
+        for name, variant in (running.largest(listed) if options.quick else listed).items()
         for target in targets
         if (options.all or variant.default)
         and options.only in name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -20,6 +21,26 @@ def variants(module: str | None) -> dict[str, Variant]:
     """By name: the whole catalogue, or what ``variants()`` of one module lists."""
     listed = catalog.all_variants() if module is None else importlib.import_module(module).variants()
     return {variant.name: variant for variant in listed}
+
+
+def largest(listed: dict[str, Variant]) -> dict[str, Variant]:
+    """Of every kernel and dtype the default with the largest tile: where registers and shared memory run out first.
+
+    A tile is measured by the product of its sizes, the constants that begin with B.
+    """
+    found: dict[tuple[str, ...], Variant] = {}
+    for variant in listed.values():
+        if not variant.default:
+            continue
+        pointers = sorted({kind for kind in variant.signature.values() if kind.startswith("*")})
+        key = (variant.kernel.fn.__name__, *pointers, str(variant.constants.get("PRECISION")))
+        if key not in found or _size(variant) > _size(found[key]):
+            found[key] = variant
+    return {variant.name: variant for variant in found.values()}
+
+
+def _size(variant: Variant) -> int:
+    return math.prod(v for k, v in variant.constants.items() if k.startswith("B") and type(v) is int)
 
 
 def run(work: list[tuple[str, str]], module: str | None, jobs: int) -> Iterator[Finding]:
