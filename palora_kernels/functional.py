@@ -94,7 +94,7 @@ def linear(
         R = A.shape[0] * A.shape[2]
         plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name)
         if (name, plan) == ("native", "factored") and native_linear.plain(rows, weight, bias, A, B, lam):
-            y = native_linear.Factored.apply(rows, weight, bias, A, B, lam, shared)
+            y = native_linear.with_gradient(rows, weight, bias, A, B, lam, shared)
         else:
             y, _ = torch.ops.palora.linear(rows, weight, bias, A, B, lam, shared, f"{name}.{plan}")
     return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], A.shape[1])
@@ -131,7 +131,8 @@ def linear_delta(
         y = reference.linear_delta(rows, weight, bias, D, lam, shared)
     else:
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
-        plan = plans.linear_delta(lam.shape[0], n, D.shape[0] + (weight is not None), shared)
+        elements = D.shape[0] + (weight is not None)
+        plan = plans.linear_delta(lam.shape[0], n, elements, shared, D.shape[2], D.shape[1], name)
         y = torch.ops.palora.linear_delta(rows, weight, bias, D, lam, shared, f"{name}.{plan}")
     return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], D.shape[1])
 

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "adapter.cpp"
+#include "autograd.cpp"
 #include "common.cpp"
 #include "conv.cpp"
 #include "linear.cpp"
@@ -31,6 +32,8 @@ TORCH_LIBRARY(palora_native, library) {
   library.def(
       "linear(Tensor x, Tensor? weight, Tensor? bias, Tensor A, Tensor B, Tensor lam, bool shared) "
       "-> (Tensor, Tensor)");
+  library.def(
+      "factored_linear(Tensor x, Tensor? weight, Tensor? bias, Tensor A, Tensor B, Tensor lam, bool shared) -> Tensor");
   library.def(
       "linear_backward(Tensor grad, Tensor x, Tensor? weight, Tensor A, Tensor B, Tensor lam, Tensor S, int bias_dims, "
       "bool[5] needs, bool shared) -> Tensor[]");
@@ -61,6 +64,7 @@ TORCH_LIBRARY(palora_native, library) {
 
 TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("linear", &linear_forward);
+  library.impl("factored_linear", &factored_linear);
   library.impl("linear_backward", &linear_backward_boxed);
   library.impl("basis_conv", &basis_conv);
   library.impl("basis_conv_backward", &basis_conv_backward);
@@ -73,6 +77,10 @@ TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("combine", &combine);
   library.impl("max_pool_relu", &max_pool_relu);
   library.impl("max_pool_relu_backward", &max_pool_relu_backward);
+}
+
+TORCH_LIBRARY_IMPL(palora_native, AutogradCPU, library) {
+  library.impl("factored_linear", &factored_linear_with_gradient);
 }
 
 }  // namespace palora
