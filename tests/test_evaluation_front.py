@@ -160,6 +160,8 @@ def test_summary_without_accuracies_or_centre() -> None:
     assert content["hypervolume"]["losses"] == pytest.approx(front.hypervolume([3.0, 2.0, 2.0]))
     assert content["best_of_grid"]["mse/a"]["value"] == 1  # an error: the smallest is best
     assert content["fixed_rays"]["centre"] is None
+    some = Front(rays, losses, {"pixel accuracy/a": 2 - losses[:, 0], "accuracy/b": 2 - losses[:, 1]}, front.tasks)
+    assert summary(some)["hypervolume"]["accuracies"] is None, "c has none: they would be a part of the objectives"
     vertices = Front(fixed_rays(3), 2 - fixed_rays(3), {"mse/a": torch.zeros(4)}, front.tasks)
     assert summary(front, fixed=vertices)["fixed_rays"]["centre"]["loss/b"] == pytest.approx(5 / 3)
     constant = Front(rays, torch.ones(66, 3))

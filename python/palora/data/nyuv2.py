@@ -84,7 +84,7 @@ def load(
     change = ScaleCropFlip(depth=1, normals=2) if augment else None
     place = locate(folder)
     if place is None:
-        raise missing(folder, "nyuv2", "NYUv2", "train/image/0.npy and the others", _REMEDY)
+        raise missing(folder, "nyuv2", "NYUv2", "train/image/0.npy and the others, or nyuv2*.zip", _REMEDY)
     if place.suffix == ".zip":
         first, second, third, note = _from_zip(Pictures(place, _REMEDY), scale, progress)
         return Dataset("nyuv2", first, second, third, tasks, note, change)

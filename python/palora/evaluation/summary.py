@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palora.evaluation.direction import is_accuracy, larger_is_better
+from palora.evaluation.direction import is_accuracy, larger_is_better, metrics_of_task
 from palora.evaluation.front import Front
 from palora.evaluation.hypervolume import hypervolume
 from palora.rays.grid import fixed_rays
@@ -35,13 +35,13 @@ def summary(
     Args:
         front: the evaluated grid.
         loss_reference: one number, or one a task.
-        accuracies: names of the metrics in [0, 1] whose hypervolume is meant; None: all whose name says
-        accuracy.
+        accuracies: names of the metrics in [0, 1] whose hypervolume is meant; None: those whose name says
+        accuracy, if every task has one.
         fixed: a front on :func:`palora.rays.fixed_rays` for grids without the centre, such as the 66 rays of
         three tasks.
     """
     if accuracies is None:
-        accuracies = [name for name in front.metrics if is_accuracy(name)]
+        accuracies = _accuracies(front)
     reference = torch.as_tensor(loss_reference, dtype=torch.float64).expand(len(front.tasks))
     columns = [front.metrics[name] for name in accuracies]
     return {
@@ -59,6 +59,13 @@ def summary(
         "best_of_grid": {name: _best(front, name, values) for name, values in _columns(front).items()},
         "fixed_rays": {name: _at(front if fixed is None else fixed, ray) for name, ray in _named_rays(front)},
     }
+
+
+def _accuracies(front: Front) -> list[str]:
+    """One accuracy a task, or none: where a task has another metric they are a part of the objectives only."""
+    named = [name for name in front.metrics if is_accuracy(name)]
+    found = [metrics_of_task(task, named)[:1] for task in front.tasks]
+    return [names[0] for names in found] if all(found) else []
 
 
 def _columns(front: Front) -> dict[str, Tensor]:

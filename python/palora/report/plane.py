@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from palora.evaluation import Front
@@ -40,6 +41,7 @@ def draw(
         axes.set_xlabel(style.label(names[0]))
         axes.set_ylabel(style.label(names[1]))
         axes.margins(0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # room for values that differ in the fourth digit
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), style.COLOURS), ax=list(panels), pad=0.02, aspect=28, shrink=0.95
     )
