@@ -183,7 +183,8 @@ def factored_backward(
         if needs.factors and dkernel is not None and scaled is not None:
             dA = (g.view(-1, shape.outputs).t() @ scaled).view(A.shape[1], A.shape[0], A.shape[2])
             dB = dkernel[-B.shape[0] * B.shape[1] :].reshape(B.shape)
-            dfactors = [dA.transpose(0, 1).contiguous(), dB.contiguous()]
+            # A copy of dB: the results of an op may not share memory, and dW is in that of dkernel.
+            dfactors = [dA.transpose(0, 1).contiguous(), dB.clone()]
     dbias = _bias_gradient(g, lam.shape[0], bias_dims) if needs.bias else None
     return None if dx is None else restored(dx, layout), dweight, dbias, dfactors, dlam
 

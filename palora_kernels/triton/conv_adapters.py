@@ -14,12 +14,32 @@ import triton.language as tl
 from torch import Tensor
 
 from palora_kernels.triton import configs
+from palora_kernels.triton.conv_shapes import cheapest
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.operands import Factor, padded
 from palora_kernels.triton.tiles import factor_offsets, lam_of, lam_rows, step, tile_of
 
-_WIDEST = 64  # columns of S at a time
-LARGEST_OUTPUT, LARGEST_GRADIENT = 64 * 128, 64 * 64  # accumulators that leave room for the rest in registers
+_WIDEST = 32  # columns of S at a time
+# One or two steps over R are not worth a pipeline, and base, sum and S o Lam are in registers at once: small tiles.
+_OUTPUT_TILES = [
+    configs.Tile(64, 64, _WIDEST, 4, 1),
+    configs.Tile(64, 32, _WIDEST, 4, 1),
+    configs.Tile(32, 64, _WIDEST, 4, 1),
+    configs.Tile(32, 32, _WIDEST, 4, 1),
+    configs.Tile(16, 32, _WIDEST, 2, 1),
+]
+_DEPTH = {"half": 64, "tf32": 32, "ieee": 16}  # output channels at a time
+
+
+def output_tiles(kind: str, target: configs.Target) -> list[configs.Tile]:
+    """What `add_adapters` may take: rows x output channels, and columns of S at a time."""
+    return [t for t in _OUTPUT_TILES if kind != "ieee" or t.rows * t.columns < 64 * 64]
+
+
+def gradient_tiles(kind: str, target: configs.Target, columns: int) -> list[configs.Tile]:
+    """What `adapter_gradients` may take: rows x columns of S, and output channels at a time."""
+    stages = 2 if target.is_amd else 3
+    return [configs.Tile(rows, columns, _DEPTH[kind], warps, stages) for rows, warps in ((64, 4), (32, 4), (16, 2))]
 
 
 @triton.jit
@@ -157,7 +177,7 @@ def outputs(maps: Tensor, out: Factor, bias: Tensor | None, lam: Tensor, base_ch
     O, R, rays = out.tensor.shape[1], out.columns, lam.shape[0]
     rows = maps.shape[0] * maps.shape[1] * maps.shape[2]
     y = maps.new_empty((maps.shape[0] * (rays if shared else 1), maps.shape[1], maps.shape[2], O))
-    tile = configs.choose("add_adapters", maps.dtype, maps.device, rows, O, R, largest=LARGEST_OUTPUT)
+    tile = cheapest("add_adapters", maps, rows, O, R, output_tiles)
     launch(
         add_adapters,
         -(-rows // tile.rows) * -(-O // tile.columns),
@@ -203,7 +223,7 @@ def gradients(
     all_rows = rows * rays if shared else rows
     BR = padded(min(R, _WIDEST))
     tiles_r = -(-R // BR)
-    tile = configs.choose("adapter_gradients", grad.dtype, grad.device, rows, R, O, largest=LARGEST_GRADIENT, narrow=BR)
+    tile = cheapest("adapter_gradients", grad, rows, R, O, lambda kind, target: gradient_tiles(kind, target, BR))
     both = grad.new_empty((images, *grad.shape[1:3], base_channels + R)) if stacked else None
     S_lam = grad.new_empty((all_rows, R)) if scaled else None
     shares = grad.new_empty((tiles_r, rays, all_rows // rays, tasks), dtype=torch.float32) if products else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -105,6 +105,15 @@ def few(channels: int) -> bool:
 
 def _power(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
+
+
+def cheapest(
+    kernel: str, like: Tensor, rows: int, columns: int, depth: int, tiles: Callable[[str, configs.Target], list[Tile]]
+) -> Tile:
+    """As `configs.choose`, from a kernel's own list of tiles."""
+    kind, target = configs.kind(like.dtype), configs.target_of(like.device)
+    tuned = configs._tuned(kernel, kind, like.device, rows, columns, depth)
+    return tuned or min(tiles(kind, target), key=lambda t: configs.cycles(t, kind, rows, columns, depth, target))
 
 
 def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.eager.factors import Dense, LowRank
 from palora_kernels.triton import (
-    configs,
     conv_adapters,
     conv_combine,
     conv_gemm,
@@ -114,21 +113,19 @@ def _adapters() -> Iterator[Variant]:
         conv_adapters.gradients(grad, out, lam, S, outputs, shared, stacked=True, scaled=True, products=True)
 
     for label, shared in (("", False), (" shared", True)):
-        for R in (16, 64):
+        for R in (16, 32):
             yield from variants_of(
                 f"add_adapters{label} R{R}",
                 conv_adapters.add_adapters,
                 lambda dtype, R=R, shared=shared: add(dtype, R, shared),  # type: ignore[misc]
-                lambda kind, target: configs.candidates(kind, target, largest=conv_adapters.LARGEST_OUTPUT),
+                conv_adapters.output_tiles,
                 all_default=R == 16,
             )
             yield from variants_of(
                 f"adapter_gradients{label} R{R}",
                 conv_adapters.adapter_gradients,
                 lambda dtype, R=R, shared=shared: back(dtype, R, shared),  # type: ignore[misc]
-                lambda kind, target, R=R: configs.candidates(  # type: ignore[misc]
-                    kind, target, largest=conv_adapters.LARGEST_GRADIENT, columns=R
-                ),
+                lambda kind, target, R=R: conv_adapters.gradient_tiles(kind, target, R),  # type: ignore[misc]
                 all_default=R == 16,
             )
 
