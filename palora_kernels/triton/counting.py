@@ -107,8 +107,8 @@ def distinct_bytes(tensors: list[Tensor]) -> float:
     spans: dict[int, list[tuple[int, int]]] = {}
     for tensor in tensors:
         # An expanded dimension repeats its elements.
-        elements = math.prod(n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0)
-        start = tensor.storage_offset() * tensor.element_size()
+        elements = math.prod(int(n) for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0)
+        start = int(tensor.storage_offset()) * tensor.element_size()
         end = start + elements * tensor.element_size()
         spans.setdefault(tensor.untyped_storage()._cdata, []).append((start, end))
     total = 0

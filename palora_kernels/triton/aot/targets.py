@@ -1,20 +1,25 @@
-"""The GPUs that kernels are compiled for."""
+"""The GPUs that kernels are compiled for, as the compiler knows them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from palora_kernels.triton import configs
+
 
 @dataclass(frozen=True)
 class Target:
-    """shared: bytes that one block may use (CUDA C++ Programming Guide, technical specifications; CDNA 3 ISA, LDS)."""
+    """``shared``: bytes that one block may use, as configs.py counts on when it chooses a tile."""
 
     name: str
     backend: str
     arch: int | str
     warp: int
-    shared: int
+
+    @property
+    def shared(self) -> int:
+        return configs.TARGETS[self.name].shared_memory
 
     def gpu(self) -> Any:
         from triton.backends.compiler import GPUTarget
@@ -25,10 +30,10 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("sm_80", "cuda", 80, 32, 163 * 1024),
-        Target("sm_90", "cuda", 90, 32, 227 * 1024),
-        Target("sm_100", "cuda", 100, 32, 227 * 1024),
-        Target("sm_120", "cuda", 120, 32, 99 * 1024),
-        Target("gfx942", "hip", "gfx942", 64, 64 * 1024),
+        Target("sm_80", "cuda", 80, 32),
+        Target("sm_90", "cuda", 90, 32),
+        Target("sm_100", "cuda", 100, 32),
+        Target("sm_120", "cuda", 120, 32),
+        Target("gfx942", "hip", "gfx942", 64),
     )
 }
