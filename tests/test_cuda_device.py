@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,8 +78,8 @@ CONVS = [  # M, n, C, O, T, r
 @pytest.mark.parametrize("algorithm", ["merged", "basis", "factored"])
 def test_conv2d_equals_the_definition(shape: tuple[int, ...], shared: bool, last: bool, algorithm: str) -> None:
     forms = ("matricised",) if algorithm == "factored" else ("matricised", "loralib", "dense")
-    dtypes = itertools.cycle((torch.float32, torch.bfloat16, torch.float64))
-    for (form, bias), dtype in zip(itertools.product(forms, (1, 2)), dtypes, strict=False):
+    dtypes = (torch.float32, torch.bfloat16, torch.float64) if len(forms) > 1 else (torch.bfloat16,)
+    for form, bias, dtype in zip(forms, (1, 2, 1), dtypes, strict=False):
         weight = form == "loralib" or dtype != torch.float64
         case = conv_case(*shape, size=(4, 4), shared=shared, bias=bias, weight=weight, form=form)
         case = _channels_last(case) if last else case
@@ -91,7 +90,7 @@ def test_conv2d_equals_the_definition(shape: tuple[int, ...], shared: bool, last
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("algorithm", ["merged", "basis"])
 def test_grouped_strided_convolutions(last: bool, algorithm: str) -> None:
-    for shared, form in itertools.product((False, True), ("matricised", "loralib", "dense")):
+    for shared, form in ((False, "matricised"), (True, "loralib"), (True, "dense"), (False, "dense")):
         case = conv_case(3, 1, 4, 6, 2, 1, size=(7, 5), groups=2, shared=shared, bias=2, form=form)
         case = _channels_last(case) if last else case
         op = "conv2d_delta" if form == "dense" else "conv2d"

@@ -121,9 +121,9 @@ def _build_for_cuda(work: Path, target: Path) -> None:
 def setup_arguments() -> dict[str, Any]:
     """What setup.py passes to setuptools: the extension where torch and a compiler are at hand, else nothing.
 
-    PALORA_BUILD_NATIVE=0 builds nothing; 1 makes everything that prevents the build an error, except that without a CUDA
-    toolkit only the CUDA extension is left out. Without either, an
-    installation in an isolated environment (where there is no torch) leaves the build to the first use.
+    PALORA_BUILD_NATIVE=0 builds nothing; 1 makes everything that prevents the build an error, except that without a
+    CUDA toolkit only the CUDA extension is left out. Without either, an installation in an isolated environment (where
+    there is no torch) leaves the build to the first use.
     """
     forced = os.environ.get(FORCE) == "1"
     missing = obstacle()

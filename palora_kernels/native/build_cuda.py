@@ -1,7 +1,7 @@
 """How the CUDA library is built: nvcc for the kernels, the C++ compiler for the operators over torch's stable ABI.
 
-The library needs torch's headers and a CUDA toolkit, but no GPU and not even a CUDA build of torch: beside a CPU build it
-compiles and loads all the same, which is how it is tested. It is *used* where torch has CUDA; `obstacle` says so.
+The library needs torch's headers and a CUDA toolkit, but no GPU and not even a CUDA build of torch: beside a CPU build
+it compiles and loads all the same, which is how it is tested. It is *used* where torch has CUDA; `obstacle` says so.
 setup.py and `loading` both build through this file. Nothing is imported from this package, and torch only where needed.
 """
 

@@ -1,7 +1,7 @@
 """`python -m palora_kernels.native.cuda_check`: compile every CUDA kernel and show what it takes from a multiprocessor.
 
-Needs nvcc, but no GPU and no CUDA build of torch. Prints registers, shared memory and spilled bytes for sm_80, sm_90 and
-sm_100; ``--arch 80 90`` chooses others. Exits with 1 if a kernel spills, with 2 if there is no nvcc.
+Needs nvcc, but no GPU and no CUDA build of torch. Prints registers, shared memory and spilled bytes for sm_80, sm_90
+and sm_100; ``--arch 80 90`` chooses others. Exits with 1 if a kernel spills, with 2 if there is no nvcc.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The ``factored`` plan of `conv2d` (matricised factors, one group): B's filters beside W's in one convolution.
 
-Its output carries X * W and S = X * B; one kernel adds (S o Lam) A^T and the bias. In channels_last filters of zeros fill
-up the pixels to a multiple of 16 bytes.
+Its output carries X * W and S = X * B; one kernel adds (S o Lam) A^T and the bias. In channels_last filters of zeros
+fill up the pixels to a multiple of 16 bytes.
 """
 
 from __future__ import annotations

@@ -137,10 +137,8 @@ def _merged_forward(
     rays = lam.shape[0]
     weights = Merging(factors, lam).weights(weight).transpose(1, 2)
     rows = _rows_by_ray(x, rays, shared)
-    if bias is None:
-        y = torch.bmm(rows, weights)
-    else:
-        y = torch.baddbmm(bias.view(-1, 1, bias.shape[-1]), rows, weights)
+    bias = _bias_by_ray(bias)
+    y = torch.bmm(rows, weights) if bias is None else torch.baddbmm(bias, rows, weights)
     return y.view(-1, weights.shape[2])
 
 
