@@ -14,7 +14,7 @@ from torch import Tensor
 
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
-from palora_kernels.triton import configs, conv, linear
+from palora_kernels.triton import configs, conv, linear, reduce
 
 Case = Callable[[torch.dtype, str], list[Tensor]]
 ALL = Needs(x=True, weight=True, bias=True, factors=True, lam=True)
@@ -69,6 +69,16 @@ def _conv(algorithm: str, form: str, shared: bool, groups: int, stride: int) -> 
     return case
 
 
+def _add_up(dtype: torch.dtype, device: str) -> list[Tensor]:
+    """The sums over splits on their own: the shapes above are too short to be split widely."""
+    outputs = [torch.empty(53, 70, device=device).to(dtype), None, torch.empty(1500, device=device).to(dtype)]
+    partial = reduce.Partial.of(outputs, 3)
+    assert partial.workspace is not None
+    partial.workspace.normal_()
+    partial.finish()
+    return _flat(*outputs)
+
+
 def _flat(*results: Tensor | list[Tensor] | None) -> list[Tensor]:
     flat: list[Tensor] = []
     for result in results:
@@ -77,7 +87,7 @@ def _flat(*results: Tensor | list[Tensor] | None) -> list[Tensor]:
 
 
 def _all() -> dict[str, Case]:
-    cases: dict[str, Case] = {}
+    cases: dict[str, Case] = {"sums over splits": _add_up}
     for algorithm in (*linear.LOW_RANK, *getattr(linear, "DENSE", {})):
         for shared in (False, True):
             for label, needs, r, bias_dims in (("all", ALL, 3, 1), ("frozen base", FROZEN, 37, 2)):
