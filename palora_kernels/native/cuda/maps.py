@@ -1,8 +1,8 @@
 """Maps (P, C, H, W) as the kernels see them.
 
 Flat maps are (P, H*W, C) in channels_last and (P, C, H*W) in the plain layout: pixels or channels are rows, and the
-last axis is adjacent in memory. As groups of E maps for `ops.combine` they are (groups, E, rows, columns) with a pixel's
-channels, or a sample's whole map, as columns.
+last axis is adjacent in memory. As groups of E maps for `ops.combine` they are (groups, E, rows, columns), with a
+pixel's channels, or a sample's whole map, as columns.
 """
 
 from __future__ import annotations
