@@ -38,6 +38,7 @@ def test_a_recipe_names_what_exists(name: str) -> None:
     shape, tasks = SHAPES[recipe.dataset]
     assert recipe.dataset in data.names()
     assert recipe.source.endswith((".", ")"))
+    assert recipe.takes
     with torch.device("meta"):
         model = models.build(recipe.model, **recipe.model_options).eval()
         outputs = model(torch.empty(1, *shape))

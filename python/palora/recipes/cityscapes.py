@@ -28,4 +28,5 @@ RECIPE = Recipe(
     lr_milestones=(75,),
     validate_every=20,
     reference=(2.0, 1.0),
+    takes="about 15 days, estimated",
 )

@@ -12,5 +12,5 @@ RECIPE = replace(
     summary="the same on the 10,000 bundled digits: no download, about a minute",
     source="The settings of multimnist on a small set: not comparable with published numbers.",
     dataset="multimnist-small",
-    takes="1 minute (2 cores, AMD EPYC)",
+    takes="1 minute",
 )

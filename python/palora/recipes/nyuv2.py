@@ -29,4 +29,5 @@ RECIPE = Recipe(
     lr_milestones=(100,),
     validate_every=20,
     reference=(3.0, 3.0, 2.0),
+    takes="about 55 days, estimated",
 )

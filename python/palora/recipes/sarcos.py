@@ -26,4 +26,5 @@ RECIPE = Recipe(
     grid="sarcos",
     validate_every=5,
     reference=(1.0, 5.0, 1.0, 1.0, 10.0, 10.0, 1.0),
+    takes="about 2 minutes, estimated",
 )

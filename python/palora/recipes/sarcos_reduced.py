@@ -17,4 +17,5 @@ RECIPE = replace(
     dataset_options={"reduced": True},
     epochs=1_243,
     validate_every=50,
+    takes="about 2 minutes, estimated",
 )

@@ -25,4 +25,5 @@ RECIPE = Recipe(
     batch=128,
     lr=1e-3,
     validate_every=20,
+    takes="about 39 hours, estimated",
 )

@@ -15,4 +15,5 @@ RECIPE = replace(
     epochs=2,
     divisions=2,
     validate_every=1,
+    takes="about 15 minutes, estimated",
 )
