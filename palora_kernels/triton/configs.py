@@ -2,20 +2,20 @@
 
 Nothing is tuned while a model runs: the choice depends on the kernel, the dtype, the shape and the device only, so a
 launch can be captured in a CUDA graph and two runs take the same kernels. ``palora bench --tune`` measures the
-`candidates` and writes a file that `choose` prefers.
+`candidates` and writes a file (`tuning`) that `settle` prefers.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
+
+from palora_kernels.triton import tuning
+from palora_kernels.triton.tuning import Tile
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,6 @@ def target_of(device: torch.device) -> Target:
     return _target_of_index(torch.cuda.current_device() if device.index is None else device.index)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One program's part of a product: rows x columns of the result, ``depth`` of the reduction at a time."""
-
-    rows: int
-    columns: int
-    depth: int
-    num_warps: int
-    num_stages: int
-
-
 def kind(dtype: torch.dtype) -> str:
     """How products of a dtype run: "half" and "tf32" on tensor cores, "ieee" in full float32.
 
@@ -118,12 +107,12 @@ _HALF = [
     Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),
     Tile(128, 64, 64, 4, 3),
-    Tile(64, 128, 64, 4, 3),
+    Tile(64, 128, 64, 8, 3),
     Tile(64, 64, 64, 4, 4),
     Tile(64, 32, 64, 4, 4),
     Tile(32, 64, 64, 4, 4),
     Tile(32, 32, 64, 4, 4),
-    Tile(16, 32, 64, 2, 4),
+    Tile(16, 32, 64, 4, 4),
 ]
 _TF32 = [
     Tile(128, 128, 32, 8, 3),
@@ -136,12 +125,13 @@ _TF32 = [
 ]
 _IEEE = [
     Tile(128, 64, 16, 8, 3),
-    Tile(64, 64, 16, 4, 3),
+    Tile(64, 64, 16, 4, 2),
     Tile(64, 32, 16, 4, 3),
     Tile(32, 64, 16, 4, 3),
     Tile(32, 32, 16, 2, 3),
     Tile(16, 32, 16, 2, 3),
 ]
+SHALLOW = 16
 _TILES = {"half": _HALF, "tf32": _TF32, "ieee": _IEEE}
 _ITEM = {"half": 2, "tf32": 4, "ieee": 4}
 
@@ -163,13 +153,21 @@ def _fitted(tile: Tile, kind: str, side: int, target: Target) -> Tile | None:
 
 
 def candidates(
-    kind: str, target: Target, side: int = 0, largest: int = 128 * 256, columns: int | None = None
+    kind: str,
+    target: Target,
+    side: int = 0,
+    largest: int = 128 * 256,
+    columns: int | None = None,
+    deepest: int | None = None,
 ) -> list[Tile]:
     """All tiles that `choose` and ``bench --tune`` may take.
 
-    ``largest`` bounds the accumulator, rows*columns; ``columns`` fixes the width where the problem itself is narrow.
+    ``largest`` bounds the accumulator, rows*columns; ``columns`` fixes the width where the problem itself is narrow;
+    ``deepest`` bounds the depth, for operands that are loaded number by number and need a register for each address.
     """
     tiles = _TILES[kind]
+    if deepest is not None:
+        tiles = [replace(t, depth=min(t.depth, deepest)) for t in tiles]
     if columns is not None:
         widest = {(t.rows, t.depth): replace(t, columns=columns) for t in tiles if t.num_warps <= 4}
         tiles = list(widest.values())
@@ -208,17 +206,32 @@ def choose(
     side: int = 0,
     largest: int = 128 * 256,
     narrow: int | None = None,
+    scattered: bool = False,
 ) -> Tile:
     """The configuration of a launch: the tuning file's for this kernel, kind and bucket of shapes, else the cheapest.
 
-    The arguments after the shape are those of `candidates`; ``narrow`` is its ``columns``.
+    The arguments after the shape are those of `candidates`; ``narrow`` is its ``columns``. ``scattered``: an operand
+    has no aligned runs, so the tile is shallow.
     """
     how, target = kind(dtype), target_of(device)
-    tuned = _tuned(kernel, how, device, rows, columns, depth)
-    if tuned is not None:
-        return tuned
-    tiles = candidates(how, target, side, largest, narrow)
-    return min(tiles, key=lambda t: cycles(t, how, rows, columns, depth, target))
+    tiles = candidates(how, target, side, largest, narrow, SHALLOW if scattered else None)
+    name = tuning.tile_key(kernel, how, rows, columns, depth)
+    return settle(name, device, tiles, lambda t: cycles(t, how, rows, columns, depth, target))
+
+
+def settle(name: str, device: torch.device, tiles: list[Tile], cost: Callable[[Tile], float]) -> Tile:
+    """The tile of the launch called ``name``: the one assumed; else the one measured, if it is one of ``tiles``; else
+    the cheapest of them.
+
+    A measured tile may not be one of them: other calls of the same bucket have fewer columns beside the tile.
+    """
+    if _assumed is not None:
+        return _assumed.tile or min(tiles, key=cost)
+    trial = tuning.trial()
+    if trial is not None:
+        trial.asked[name] = tiles
+    measured = tuning.of(device).tiles.get(name) if trial is None else trial.tiles.get(name)
+    return measured if measured in tiles else min(tiles, key=cost)
 
 
 SPLITS = (1, 2, 4, 8, 16)
@@ -229,56 +242,3 @@ def choose_splits(tile: Tile, dtype: torch.dtype, device: torch.device, rows: in
     how, target = kind(dtype), target_of(device)
     allowed = [s for s in SPLITS if s == 1 or s * 2 * tile.depth <= depth]
     return min(allowed, key=lambda s: cycles(tile, how, rows, columns, depth, target, s))
-
-
-# ------------------------------------------------------------------------------------------------------- tuning file
-
-
-def key(kernel: str, kind: str, rows: int, columns: int, depth: int) -> str:
-    """Shapes share an entry if their sizes round up to the same powers of two."""
-    bucket = "x".join(str(1 << max(size - 1, 0).bit_length()) for size in (rows, columns, depth))
-    return f"{kernel} {kind} {bucket}"
-
-
-def _tuned(kernel: str, kind: str, device: torch.device, rows: int, columns: int, depth: int) -> Tile | None:
-    if _assumed is not None:
-        return _assumed.tile
-    return tuning(device).get(key(kernel, kind, rows, columns, depth))
-
-
-def tuning_file(device_name: str) -> Path:
-    """PALORA_TUNING if set, else a file named after the device in PALORA_CACHE or the user's cache folder."""
-    named = os.environ.get("PALORA_TUNING")
-    if named:
-        return Path(named).expanduser()
-    cache = os.environ.get("PALORA_CACHE") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "palora")
-    slug = "".join(c if c.isalnum() else "-" for c in device_name)
-    return Path(cache).expanduser() / "tuning" / f"{slug}.json"
-
-
-def tuning(device: torch.device) -> dict[str, Tile]:
-    """The entries measured on this device; none on a CPU or where nothing was measured."""
-    if device.type != "cuda":
-        return {}
-    return read_tuning(tuning_file(torch.cuda.get_device_name(device)))
-
-
-@functools.cache
-def read_tuning(path: Path) -> dict[str, Tile]:
-    """Read once per process. A file that is there and cannot be read is an error."""
-    if not path.is_file():
-        return {}
-    try:
-        return {name: Tile(**entry) for name, entry in json.loads(path.read_text())["tiles"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RuntimeError(
-            f"{path} should hold the tile sizes that `palora bench --tune` writes. Found: {error}"
-        ) from error
-
-
-def write_tuning(path: Path, tiles: dict[str, Tile]) -> None:
-    """Entries replace those of the same name; the others stay."""
-    merged = {**read_tuning(path), **tiles}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"tiles": {k: asdict(v) for k, v in sorted(merged.items())}}, indent=1) + "\n")
-    read_tuning.cache_clear()

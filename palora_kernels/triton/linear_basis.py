@@ -23,7 +23,7 @@ from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.linear_product import bias_strides
 from palora_kernels.triton.listing import META, variants_of
-from palora_kernels.triton.operands import strides
+from palora_kernels.triton.operands import scattered, strides
 from palora_kernels.triton.tiles import grid_offsets, step, tile_of
 
 
@@ -119,7 +119,9 @@ def run(
     rows, K = x.shape[-2:]
     O = y.shape[1]
     elements = D.shape[0] + (weight is not None)
-    tile = configs.choose("linear_basis", x.dtype, x.device, rows, O, K * elements, largest=_LARGEST)
+    tile = configs.choose(
+        "linear_basis", x.dtype, x.device, rows, O, K * elements, largest=_LARGEST, scattered=scattered(x, D)
+    )
     launch(
         linear_basis,
         triton.cdiv(rows, tile.rows) * triton.cdiv(O, tile.columns),

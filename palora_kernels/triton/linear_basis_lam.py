@@ -19,7 +19,7 @@ from palora_kernels.triton import configs, linear_sums
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, variants_of
-from palora_kernels.triton.operands import strides
+from palora_kernels.triton.operands import scattered, strides
 from palora_kernels.triton.tiles import grid_offsets, step, tile_of
 
 
@@ -82,7 +82,9 @@ def run(grad: Tensor, x: Tensor, D: Tensor, rays: int, shared: bool) -> Tensor:
     """grad (M*n, O), x (P, K), D (T, O, K) -> dlam (M, T) float32."""
     rows, K = x.shape
     T, O = D.shape[:2]
-    tile = configs.choose("linear_basis_lam", x.dtype, x.device, T * rows, O, K, largest=_LARGEST)
+    tile = configs.choose(
+        "linear_basis_lam", x.dtype, x.device, T * rows, O, K, largest=_LARGEST, scattered=scattered(x, D)
+    )
     o_tiles = triton.cdiv(O, tile.columns)
     v = torch.empty(grad.shape[0], T * o_tiles, dtype=torch.float32, device=x.device)
     launch(

@@ -17,7 +17,7 @@ from palora_kernels.triton import configs, reduce
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, variants_of
-from palora_kernels.triton.operands import strides
+from palora_kernels.triton.operands import scattered, strides
 from palora_kernels.triton.tiles import grid_offsets, step, tile_of
 
 
@@ -115,7 +115,9 @@ def run(
     dD = x.new_empty(D.shape) if deltas else None
     first = 0 if weight or not common else 1
     elements = int(weight) + (T if deltas else 0)
-    tile = configs.choose("linear_basis_weights", x.dtype, x.device, elements * O, K, rows, largest=_LARGEST)
+    tile = configs.choose(
+        "linear_basis_weights", x.dtype, x.device, elements * O, K, rows, largest=_LARGEST, scattered=scattered(grad, x)
+    )
     splits = configs.choose_splits(tile, x.dtype, x.device, elements * O, K, rows)
     partial = reduce.Partial.of([dW, dD], splits)
     launch(

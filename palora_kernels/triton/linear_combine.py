@@ -22,7 +22,7 @@ from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.linear_product import bias_strides
 from palora_kernels.triton.listing import META, variants_of
-from palora_kernels.triton.operands import strides
+from palora_kernels.triton.operands import scattered, strides
 from palora_kernels.triton.tiles import grid_offsets, step, tile_of
 
 MOST_ELEMENTS = 16  # what the registers of a program hold
@@ -114,7 +114,9 @@ def run(x: Tensor, weight: Tensor | None, D: Tensor, bias: Tensor | None, lam: T
     O = y.shape[1]
     BE, columns = _shape(D.shape[0] + (weight is not None))
     shape = (rows, O * BE, K)
-    tile = configs.choose("linear_combine", x.dtype, x.device, *shape, largest=_LARGEST, narrow=columns)
+    tile = configs.choose(
+        "linear_combine", x.dtype, x.device, *shape, largest=_LARGEST, narrow=columns, scattered=scattered(x, D)
+    )
     launch(
         linear_combine,
         triton.cdiv(rows, tile.rows) * triton.cdiv(O, tile.columns // BE),

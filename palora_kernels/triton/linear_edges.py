@@ -1,6 +1,6 @@
-"""Catalogue entries at the edges: every launch of every linear plan where all sizes are 1, and where none is even.
+"""Catalogue entries at the edges: every launch of every linear plan where sizes are 1, odd, or multiples of four.
 
-An argument equal to 1 becomes a constant of the compilation, and one that 16 does not divide costs wide loads: both
+An argument equal to 1 becomes a constant of the compilation, and one that 16 does not divide may cost wide loads: these
 compile to other code than the large round sizes that the files of the kernels list.
 """
 
@@ -41,6 +41,7 @@ def variants() -> Iterator[Variant]:
         "of ones": (1, 1, 1, 1, 1, 1),
         "of rays of one row": (3, 1, 1, 1, 1, 1),
         "of odd sizes": (3, 5, 7, 9, 3, 3),
+        "of multiples of four": (5, 256, 468, 52, 2, 1),
     }
     for label, sizes in edges.items():
         seen: set[str] = set()

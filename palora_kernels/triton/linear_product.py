@@ -23,8 +23,26 @@ from palora_kernels.triton import configs
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, variants_of
-from palora_kernels.triton.operands import Factor, in_side, out_side, padded, strides
-from palora_kernels.triton.tiles import factor_offsets, grid_offsets, lam_of, lam_rows, step, tile_of
+from palora_kernels.triton.operands import (
+    Factor,
+    alignment,
+    in_side,
+    out_side,
+    padded,
+    run_alignment,
+    scattered,
+    strides,
+)
+from palora_kernels.triton.tiles import (
+    factor_grid,
+    factor_offsets,
+    grid_offsets,
+    lam_of,
+    lam_rows,
+    multiple,
+    step,
+    tile_of,
+)
 
 LARGEST_FUSED = 64  # columns of S that fit beside the tile
 
@@ -63,6 +81,12 @@ def linear_product(
     SHARED: tl.constexpr,
     S_FROM: tl.constexpr,
     BIAS_PER_RAY: tl.constexpr,
+    K_ALIGN: tl.constexpr,
+    O_ALIGN: tl.constexpr,
+    X_ALIGN: tl.constexpr,
+    W_IN_ALIGN: tl.constexpr,
+    W_OUT_ALIGN: tl.constexpr,
+    INTO_ALIGN: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -75,7 +99,10 @@ def linear_product(
     S_FROM "x": S is computed here and written to s if s is there; R <= BR. "memory": s holds S, (rows, R).
     "rays": s holds one matrix a ray, (M*rows, R), and sum over m of S_m o Lam_m is added.
     SHARED: every ray sees the rows of x; y has M blocks of them. Else row p belongs to ray p // n.
+    *_ALIGN: powers of two that divide K, O and the starts of the contiguous runs of x, of w along K or O, and of into.
     """
+    K = multiple(K, K_ALIGN)
+    O = multiple(O, O_ALIGN)
     row_tile, column_tile = tile_of(tl.program_id(0), tl.cdiv(rows, BM), tl.cdiv(O, BN), GROUP)
     row = row_tile * BM + tl.arange(0, BM)
     o = column_tile * BN + tl.arange(0, BN)
@@ -89,9 +116,9 @@ def linear_product(
     acc = tl.zeros((BM, BN), tl.float32)
     s = tl.zeros((BM, BR), tl.float32)
     if (w_ptr is not None) or S_FROM == "x":
-        x_offsets = grid_offsets(row, k, x_row, x_col)
-        w_offsets = grid_offsets(k, o, w_in, w_out)
-        into_offsets = k.to(tl.int64)[:, None] * into_col + factor_offsets(j, r, into_task, into_rank)[None, :]
+        x_offsets = grid_offsets(row, k, x_row, x_col, 1, X_ALIGN)
+        w_offsets = grid_offsets(k, o, w_in, w_out, W_IN_ALIGN, W_OUT_ALIGN)
+        into_offsets = factor_grid(k, j, r, into_task, into_rank, into_col, INTO_ALIGN)
         for k0 in range(0, K, BK):
             in_k = k < K - k0
             x = tl.load(x_ptr + step(k0, x_col) + x_offsets, mask=in_row[:, None] & in_k[None, :], other=0.0)
@@ -186,7 +213,7 @@ def run(
     rows, K = x.shape
     O, R, rays = y.shape[1], into.columns, lam.shape[0]
     BR = min(padded(R), LARGEST_FUSED)
-    tile = choose(x, rows, O, K, BR)
+    tile = choose(x, weight, rows, O, K, BR)
     launch(
         linear_product,
         triton.cdiv(rows, tile.rows) * triton.cdiv(O, tile.columns),
@@ -216,6 +243,12 @@ def run(
         SHARED=shared,
         S_FROM=s_from,
         BIAS_PER_RAY=bias is not None and bias.dim() == 2,
+        K_ALIGN=alignment(K),
+        O_ALIGN=alignment(O),
+        X_ALIGN=run_alignment(x.stride(1), x.stride(0)),
+        W_IN_ALIGN=1 if weight is None else run_alignment(weight.stride(1), weight.stride(0)),
+        W_OUT_ALIGN=1 if weight is None else run_alignment(weight.stride(0), weight.stride(1)),
+        INTO_ALIGN=run_alignment(into.column_stride, into.task_stride, into.rank_stride),
         BM=tile.rows,
         BN=tile.columns,
         BK=tile.depth,
@@ -225,13 +258,17 @@ def run(
     )
 
 
-def _largest(BR: int) -> int:
-    """S takes registers beside the accumulator, so the widest tiles are left to few columns."""
-    return 128 * 128 if BR <= 32 else 128 * 64
+def _largest(BR: int, kind: str) -> int:
+    """S takes registers beside the accumulator, and 32-bit operands twice as many: larger tiles would spill."""
+    if BR > 32:
+        return 64 * 64
+    return 128 * 128 if kind == "half" else 128 * 64
 
 
-def choose(x: Tensor, rows: int, O: int, K: int, BR: int) -> configs.Tile:
-    return configs.choose("linear_product", x.dtype, x.device, rows, O, K, side=BR, largest=_largest(BR))
+def choose(x: Tensor, weight: Tensor | None, rows: int, O: int, K: int, BR: int) -> configs.Tile:
+    shape, apart = (rows, O, K), scattered(x, weight)
+    largest = _largest(BR, configs.kind(x.dtype))
+    return configs.choose("linear_product", x.dtype, x.device, *shape, side=BR, largest=largest, scattered=apart)
 
 
 def bias_strides(bias: Tensor | None) -> dict[str, int]:
@@ -261,7 +298,7 @@ def variants() -> Iterator[Variant]:
 
     def tiles(R: int) -> Callable[[str, configs.Target], list[configs.Tile]]:
         BR = min(padded(R), LARGEST_FUSED)
-        return lambda kind, target: configs.candidates(kind, target, side=BR, largest=_largest(BR))
+        return lambda kind, target: configs.candidates(kind, target, side=BR, largest=_largest(BR, kind))
 
     def listed(label: str, R: int, s_from: str, all_default: bool = False, **mode: bool) -> Iterator[Variant]:
         name = f"linear_product {label} R{R}"

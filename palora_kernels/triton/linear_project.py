@@ -14,8 +14,8 @@ from palora_kernels.triton import configs
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, variants_of
-from palora_kernels.triton.operands import Factor, in_side, padded, strides
-from palora_kernels.triton.tiles import factor_offsets, grid_offsets, step
+from palora_kernels.triton.operands import Factor, alignment, in_side, padded, run_alignment, scattered, strides
+from palora_kernels.triton.tiles import factor_grid, grid_offsets, multiple, step
 
 
 @triton.jit
@@ -32,20 +32,24 @@ def linear_project(
     into_task,
     into_rank,
     into_col,
+    K_ALIGN: tl.constexpr,
+    X_ALIGN: tl.constexpr,
+    INTO_ALIGN: tl.constexpr,
     BM: tl.constexpr,
     BR: tl.constexpr,
     BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """x (rows, K), into (R, K) -> s (rows, R); programs of one row tile follow each other."""
+    K = multiple(K, K_ALIGN)
     column_tiles = tl.cdiv(R, BR)
     row = (tl.program_id(0) // column_tiles) * BM + tl.arange(0, BM)
     j = (tl.program_id(0) % column_tiles) * BR + tl.arange(0, BR)
     k = tl.arange(0, BK)
     in_row = row < rows
     in_j = j < R
-    x_offsets = grid_offsets(row, k, x_row, x_col)
-    into_offsets = k.to(tl.int64)[:, None] * into_col + factor_offsets(j, r, into_task, into_rank)[None, :]
+    x_offsets = grid_offsets(row, k, x_row, x_col, 1, X_ALIGN)
+    into_offsets = factor_grid(k, j, r, into_task, into_rank, into_col, INTO_ALIGN)
     s = tl.zeros((BM, BR), tl.float32)
     for k0 in range(0, K, BK):
         in_k = k < K - k0
@@ -76,6 +80,9 @@ def run(x: Tensor, into: Factor) -> Tensor:
         r=max(into.rank, 1),
         **strides(x, "x_row", "x_col"),
         **into.strides("into"),
+        K_ALIGN=alignment(K),
+        X_ALIGN=run_alignment(x.stride(1), x.stride(0)),
+        INTO_ALIGN=run_alignment(into.column_stride, into.task_stride, into.rank_stride),
         BM=tile.rows,
         BR=BR,
         BK=tile.depth,
@@ -102,4 +109,4 @@ def variants() -> Iterator[Variant]:
 
 def choose(x: Tensor, rows: int, BR: int, K: int) -> configs.Tile:
     """Only the rows of the tile count: its columns are the BR of the factor."""
-    return configs.choose("linear_project", x.dtype, x.device, rows, BR, K, narrow=BR)
+    return configs.choose("linear_project", x.dtype, x.device, rows, BR, K, narrow=BR, scattered=scattered(x))

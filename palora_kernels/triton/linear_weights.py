@@ -23,8 +23,8 @@ from palora_kernels.triton import configs, reduce
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, variants_of
-from palora_kernels.triton.operands import padded, strides
-from palora_kernels.triton.tiles import grid_offsets, lam_of, lam_rows, step, tile_of
+from palora_kernels.triton.operands import alignment, padded, run_alignment, scattered, strides
+from palora_kernels.triton.tiles import grid_offsets, lam_of, lam_rows, multiple, step, tile_of
 
 _LARGEST = 128 * 128
 
@@ -32,7 +32,8 @@ _LARGEST = 128 * 128
 @triton.jit
 def _weight_tile(
     g_ptr, x_ptr, out_ptr, o_tile, k_tile, start, last, O, K, g_row, g_col, x_row, x_col,
-    BO: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
+    G_ALIGN: tl.constexpr, X_ALIGN: tl.constexpr, BO: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dW[o, k] = sum over rows p from start to last of g[p, o] x[p, k]."""
     o = o_tile * BO + tl.arange(0, BO)
@@ -40,8 +41,8 @@ def _weight_tile(
     p = tl.arange(0, BP)
     in_o = o < O
     in_k = k < K
-    g_offsets = grid_offsets(o, p, g_col, g_row)
-    x_offsets = grid_offsets(p, k, x_row, x_col)
+    g_offsets = grid_offsets(o, p, g_col, g_row, G_ALIGN, 1)
+    x_offsets = grid_offsets(p, k, x_row, x_col, 1, X_ALIGN)
     acc = tl.zeros((BO, BK), tl.float32)
     for p0 in range(start, last, BP):
         in_p = p < last - p0
@@ -56,7 +57,8 @@ def _weight_tile(
 def _out_side_tile(
     g_ptr, s_ptr, lam_ptr, da_ptr, dbias_ptr, moved, o_tile, r_tile, start, last, rows, n, O, R, r,
     g_row, g_col, lam_ray, lam_task,
-    SHARED: tl.constexpr, BO: tl.constexpr, BR: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, G_ALIGN: tl.constexpr, BO: tl.constexpr, BR: tl.constexpr, BP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dA[o, j] = sum over rows p of g[p, o] s[p, j] lam[ray, task(j)]; behind the last j a column of ones gives db."""
     o = o_tile * BO + tl.arange(0, BO)
@@ -68,7 +70,7 @@ def _out_side_tile(
         ones = 0
         if da_ptr is not None:
             ones = R
-    g_offsets = grid_offsets(o, p, g_col, g_row)
+    g_offsets = grid_offsets(o, p, g_col, g_row, G_ALIGN, 1)
     acc = tl.zeros((BO, BR), tl.float32)
     for p0 in range(start, last, BP):
         row = p0 + p
@@ -98,7 +100,8 @@ def _out_side_tile(
 def _in_side_tile(
     u_ptr, x_ptr, lam_ptr, out_ptr, r_tile, k_tile, start, last, rows, n, M, K, R, r,
     x_row, x_col, lam_ray, lam_task,
-    SHARED: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr, PRECISION: tl.constexpr,
+    SHARED: tl.constexpr, X_ALIGN: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr, BP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dB[j, k] = sum over rows p of u[p, j] lam[ray, task(j)] x[p, k]; with a shared x summed over rays on the way."""
     j = r_tile * BR + tl.arange(0, BR)
@@ -106,7 +109,7 @@ def _in_side_tile(
     p = tl.arange(0, BP)
     in_j = j < R
     in_k = k < K
-    x_offsets = grid_offsets(p, k, x_row, x_col)
+    x_offsets = grid_offsets(p, k, x_row, x_col, 1, X_ALIGN)
     acc = tl.zeros((BR, BK), tl.float32)
     for p0 in range(start, last, BP):
         row = p0 + p
@@ -131,14 +134,18 @@ def _in_side_tile(
 def linear_weights(
     g_ptr, common_ptr, x_ptr, s_ptr, u_ptr, lam_ptr, dw_ptr, da_ptr, db_ptr, dbias_ptr,
     rows, n, M, O, K, R, r, g_row, g_col, common_row, common_col, x_row, x_col, lam_ray, lam_task, splits, split_stride,
-    SHARED: tl.constexpr, BO: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, BP: tl.constexpr,
+    SHARED: tl.constexpr, K_ALIGN: tl.constexpr, O_ALIGN: tl.constexpr,
+    G_ALIGN: tl.constexpr, COMMON_ALIGN: tl.constexpr, X_ALIGN: tl.constexpr,
+    BO: tl.constexpr, BK: tl.constexpr, BR: tl.constexpr, BP: tl.constexpr,
     GROUP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """g (M*n, O), common (rows, O) the sum of g over rays if SHARED else g, x (rows, K), s (rows, R), u = U0 (M*n, R).
 
     dw (O, K), da (T, O, r), db (R, K), dbias (O,), contiguous, each None if not needed; split i of them starts
-    i*split_stride further on. s and u may be None where da and db are.
+    i*split_stride further on. s and u may be None where da and db are. *_ALIGN as in linear_product.
     """
+    O = multiple(O, O_ALIGN)
+    K = multiple(K, K_ALIGN)
     o_tiles = tl.cdiv(O, BO)
     k_tiles = tl.cdiv(K, BK)
     w_programs = 0
@@ -167,7 +174,7 @@ def linear_weights(
             o_tile, k_tile = tile_of(program, o_tiles, k_tiles, GROUP)
             _weight_tile(
                 common_ptr, x_ptr, dw_ptr + moved, o_tile, k_tile, start, last, O, K, common_row, common_col,
-                x_row, x_col, BO, BK, BP, PRECISION,
+                x_row, x_col, COMMON_ALIGN, X_ALIGN, BO, BK, BP, PRECISION,
             )  # fmt: skip
     elif program < w_programs + a_programs:
         if (da_ptr is not None) or (dbias_ptr is not None):
@@ -178,14 +185,14 @@ def linear_weights(
                 last = tl.minimum(start + all_chunk, rows * M)
             _out_side_tile(
                 g_ptr, s_ptr, lam_ptr, da_ptr, dbias_ptr, moved, a_tile % o_tiles, a_tile // o_tiles, start, last,
-                rows, n, O, R, r, g_row, g_col, lam_ray, lam_task, SHARED, BO, BR, BP, PRECISION,
+                rows, n, O, R, r, g_row, g_col, lam_ray, lam_task, SHARED, G_ALIGN, BO, BR, BP, PRECISION,
             )  # fmt: skip
     else:
         if db_ptr is not None:
             b_tile = program - w_programs - a_programs
             _in_side_tile(
                 u_ptr, x_ptr, lam_ptr, db_ptr + moved, b_tile // k_tiles, b_tile % k_tiles, start, last,
-                rows, n, M, K, R, r, x_row, x_col, lam_ray, lam_task, SHARED, BR, BK, BP, PRECISION,
+                rows, n, M, K, R, r, x_row, x_col, lam_ray, lam_task, SHARED, X_ALIGN, BR, BK, BP, PRECISION,
             )  # fmt: skip
 
 
@@ -221,7 +228,8 @@ def run(
     db = x.new_empty(O) if wanted.bias else None
     BR = min(padded(R + 1 if wanted.bias and not wanted.factors else R), 64) if wanted.factors else 16
     columns = (K if wanted.weight else 0) + BR
-    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, largest=_LARGEST)
+    apart = scattered(grad, x)
+    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, largest=_LARGEST, scattered=apart)
     splits = configs.choose_splits(tile, dtype, x.device, O, columns, rows)
     outputs = [dW, dA, dB, db]
     partial = reduce.Partial.of(outputs, splits)
@@ -260,6 +268,11 @@ def run(
         splits=splits,
         split_stride=partial.stride,
         SHARED=shared,
+        K_ALIGN=alignment(K),
+        O_ALIGN=alignment(O),
+        G_ALIGN=run_alignment(grad.stride(1), grad.stride(0)),
+        COMMON_ALIGN=run_alignment(common.stride(1), common.stride(0)),
+        X_ALIGN=run_alignment(x.stride(1), x.stride(0)),
         BO=tile.rows,
         BK=tile.columns,
         BR=BR,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -43,6 +44,27 @@ def out_side(A: Tensor) -> Factor:
 def padded(columns: int) -> int:
     """The width of a tile for this many columns: a power of two of at least 16, the least a product takes."""
     return max(16, 1 << max(columns - 1, 0).bit_length())
+
+
+def alignment(*sizes: int) -> int:
+    """The largest power of two, at most 16, that divides all sizes: what the compiler is told in `tiles`."""
+    return math.gcd(16, *sizes)
+
+
+def run_alignment(stride: int, *others: int) -> int:
+    """Where runs along a dimension of this stride start, by the strides of the other dimensions; 1 without runs."""
+    return alignment(*others) if stride == 1 else 1
+
+
+def scattered(*tensors: Tensor | None) -> bool:
+    """Whether one of these has no aligned runs in its last two dimensions, so that it is loaded number by number."""
+    for t in tensors:
+        if t is None:
+            continue
+        row, column = t.stride()[-2:]
+        if run_alignment(column, row) == 1 and run_alignment(row, column) == 1:
+            return True
+    return False
 
 
 def strides(tensor: Tensor | None, row: str, column: str) -> dict[str, int]:

@@ -25,9 +25,33 @@ def tile_of(program, row_tiles, column_tiles, GROUP: tl.constexpr):
 
 
 @triton.jit
-def grid_offsets(row, column, row_stride, column_stride):
-    """Offsets of a tile of a strided matrix: row [X], column [Y] -> int64 [X, Y]."""
-    return row.to(tl.int64)[:, None] * row_stride + column.to(tl.int64)[None, :] * column_stride
+def grid_offsets(row, column, row_stride, column_stride, ROWS: tl.constexpr = 1, COLUMNS: tl.constexpr = 1):
+    """Offsets of a tile of a strided matrix: row [X], column [Y] -> int64 [X, Y].
+
+    ROWS or COLUMNS: what the starts of the runs along rows or along columns are multiples of; 1 and 1 say nothing.
+    """
+    offsets = row.to(tl.int64)[:, None] * row_stride + column.to(tl.int64)[None, :] * column_stride
+    if ROWS * COLUMNS > 1:  # a hint holds only in the function that adds: inlining drops it from a result
+        offsets = tl.multiple_of(offsets, [ROWS, COLUMNS])
+    return offsets
+
+
+@triton.jit
+def factor_grid(k, j, r, task_stride, rank_stride, column_stride, ALIGN: tl.constexpr):
+    """Offsets of a tile of a factor: k [X] along its vectors, j [Y] -> int64 [X, Y]; vectors start at multiples."""
+    offsets = k.to(tl.int64)[:, None] * column_stride + factor_offsets(j, r, task_stride, rank_stride)[None, :]
+    if ALIGN > 1:
+        offsets = tl.multiple_of(offsets, [ALIGN, 1])
+    return offsets
+
+
+@triton.jit
+def multiple(value, ALIGN: tl.constexpr):
+    """value, which the launcher knows to be a multiple of ALIGN, so that the compiler knows it too.
+
+    Triton itself only notices multiples of 16: rows of 468 numbers would be loaded one number at a time.
+    """
+    return value // ALIGN * ALIGN
 
 
 @triton.jit
