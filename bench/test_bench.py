@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from palora.bench import models, ops
+from palora.bench import layers, models, ops
 from palora.bench.case import Maker
 from palora.engine.setup import pick_device
 
 DEVICE = pick_device("auto")
-CASES = [*ops.cases(DEVICE, torch.float32), *models.cases(DEVICE)]
+CASES = [*ops.cases(DEVICE, torch.float32), *layers.cases(DEVICE), *models.cases(DEVICE)]
 
 
 @pytest.mark.parametrize("column", ["ours", "authors", "floor"])

@@ -92,7 +92,7 @@ def linear(
     else:
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         R = A.shape[0] * A.shape[2]
-        plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name)
+        plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name, x)
         if (name, plan) == ("native", "factored") and native_linear.plain(rows, weight, bias, A, B, lam):
             y = native_linear.with_gradient(rows, weight, bias, A, B, lam, shared)
         else:
@@ -132,7 +132,7 @@ def linear_delta(
     else:
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         elements = D.shape[0] + (weight is not None)
-        plan = plans.linear_delta(lam.shape[0], n, elements, shared, D.shape[2], D.shape[1], name)
+        plan = plans.linear_delta(lam.shape[0], n, elements, shared, D.shape[2], D.shape[1], name, x)
         y = torch.ops.palora.linear_delta(rows, weight, bias, D, lam, shared, f"{name}.{plan}")
     return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], D.shape[1])
 
@@ -209,7 +209,7 @@ def conv2d(
     name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared)
-    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared, A))
+    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared, A), like=x)
     return torch.ops.palora.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared, f"{name}.{plan}")
 
 
@@ -245,7 +245,7 @@ def conv2d_delta(
     name = _backend(backend, x)
     if name == "reference":
         return reference.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared)
-    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared), "conv2d_delta")
+    plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared), "conv2d_delta", x)
     return torch.ops.palora.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared, f"{name}.{plan}")
 
 

@@ -1,7 +1,8 @@
 """Which algorithm serves which shape: the one table of this package.
 
 A plan is named "<backend>.<algorithm>". The rules below compare what the algorithms cost; the constants were measured
-on two CPU cores in float32. On a GPU the same arithmetic favours ``factored`` even more: a merged weight is traffic.
+on two CPU cores in float32. On a GPU the same arithmetic favours ``factored`` even more: a merged weight is traffic;
+what ``palora bench --tune`` measured on a device takes the place of the arithmetic there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palora_kernels.triton import configs, tuning
 
 _FORCED: dict[str, str] = {}
 
@@ -39,13 +45,42 @@ def force(**algorithms: str) -> Iterator[None]:
         _FORCED.update(before)
 
 
-def linear(rays: int, n: int, K: int, O: int, R: int, shared: bool, backend: str = "eager") -> str:
+@torch.compiler.assume_constant_result
+def _any_measured(device: torch.device) -> bool:
+    return tuning.trial() is not None or len(tuning.of(device).plans) > 0
+
+
+@torch.compiler.assume_constant_result
+def _entry(device: torch.device, dtype: torch.dtype, key: str) -> str | None:
+    name = f"{configs.kind(dtype)} {key}"
+    trial = tuning.trial()
+    if trial is not None:
+        trial.plans.append(name)
+        return None
+    return tuning.of(device).plans.get(name)
+
+
+def _measured(like: Tensor | None, op: str, shared: bool, **sizes: int) -> str | None:
+    """The plan measured on the tensor's device for its dtype; shapes that round up to the same powers of two share it.
+
+    ``like`` None: nothing was measured.
+    """
+    if like is None or not _any_measured(like.device):
+        return None
+    rounded = " ".join([f"{name}{tuning.bucket(size)}" for name, size in sizes.items()])
+    return _entry(like.device, like.dtype, f"{op} {'shared' if shared else 'stacked'} {rounded}")
+
+
+def linear(
+    rays: int, n: int, K: int, O: int, R: int, shared: bool, backend: str = "eager", like: Tensor | None = None
+) -> str:
     """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product."""
     if "linear" in _FORCED:
         forced = _FORCED["linear"]
         return "factored" if forced == "split" and backend != "triton" else forced  # nothing else is fused
     if backend == "triton":
-        return _linear_on_gpu(rays, n, K, O, R, shared)
+        measured = _measured(like, "linear", shared, rays=rays, n=n, K=K, O=O, R=R)
+        return measured or _linear_on_gpu(rays, n, K, O, R, shared)
     if shared:
         return "factored"  # one base product and one S for all rays: nothing to gain from M weights
     if backend == "native" and R < 48:
@@ -56,13 +91,21 @@ def linear(rays: int, n: int, K: int, O: int, R: int, shared: bool, backend: str
 
 
 def linear_delta(
-    rays: int, n: int, elements: int, shared: bool, K: int = 0, O: int = 0, backend: str = "eager"
+    rays: int,
+    n: int,
+    elements: int,
+    shared: bool,
+    K: int = 0,
+    O: int = 0,
+    backend: str = "eager",
+    like: Tensor | None = None,
 ) -> str:
     """``elements``: T+1, or T without a common part; the basis plan costs that many products of the rows it sees."""
     if "linear_delta" in _FORCED:
         return _FORCED["linear_delta"]
     if backend == "triton":
-        return _linear_delta_on_gpu(rays, n, elements, K, O, shared)
+        measured = _measured(like, "linear_delta", shared, rays=rays, n=n, K=K, O=O, elements=elements)
+        return measured or _linear_delta_on_gpu(rays, n, elements, K, O, shared)
     if shared:
         return "basis" if elements < rays else "merged"
     # Merging reads every delta once per ray, about what 16 rows of the extra products cost.
@@ -139,11 +182,13 @@ class Conv:
         return True
 
 
-def conv2d(call: Conv, op: str = "conv2d") -> str:
+def conv2d(call: Conv, op: str = "conv2d", like: Tensor | None = None) -> str:
     if op in _FORCED:
         return _FORCED[op] if call.offers(_FORCED[op]) else "merged"
     if call.backend == "triton":
-        return _conv2d_on_gpu(call)
+        sizes = {"rays": call.rays, "n": call.n, "positions": call.positions, "K": call.K, "O": call.O, "R": call.R}
+        measured = _measured(like, op, call.shared, **sizes, elements=call.elements, groups=call.groups)
+        return measured if measured is not None and call.offers(measured) else _conv2d_on_gpu(call)
     few = call.n * call.positions < 16384 or 2 * call.elements <= 3 * call.rays  # beside merging: rows, or products
     if call.offers("direct") and call.K <= 32 and call.rays > 1 and call.channels_last and few:
         return "direct"

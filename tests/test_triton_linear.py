@@ -264,22 +264,6 @@ def test_every_candidate_fits_its_target() -> None:
                 assert configs.staged_bytes(one, kind, 64) <= target.shared_memory
 
 
-def test_tuning_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Entries are found by kernel, kind and bucket of shapes; a damaged file is an error that names it."""
-    path = tmp_path / "gpu.json"
-    monkeypatch.setenv("PALORA_TUNING", str(path))
-    name = configs.key("linear_product", "half", 1280, 256, 468)
-    assert name == configs.key("linear_product", "half", 2048, 256, 512)
-    assert name != configs.key("linear_product", "half", 2049, 256, 512)
-    configs.write_tuning(configs.tuning_file("any GPU"), {name: SMALL})
-    assert configs.read_tuning(path) == {name: SMALL}
-    path.write_text('{"tiles": 3}')
-    configs.read_tuning.cache_clear()
-    with pytest.raises(RuntimeError, match=r"gpu\.json"):
-        configs.read_tuning(path)
-    configs.read_tuning.cache_clear()
-
-
 def test_a_recorded_launch_is_specialised_like_a_real_one() -> None:
     x = torch.empty(32, 48, dtype=torch.bfloat16, device="meta")
     case = {"A": x.new_empty(2, 64, 3), "B": x.new_empty(2, 3, 48)}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.triton import configs
-from palora_kernels.triton.configs import Tile
+from palora_kernels.triton.tuning import Tile, tile_key
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,10 @@ def cheapest(
 ) -> Tile:
     """As `configs.choose`, from a kernel's own list of tiles."""
     kind, target = configs.kind(like.dtype), configs.target_of(like.device)
-    tuned = configs._tuned(kernel, kind, like.device, rows, columns, depth)
-    return tuned or min(tiles(kind, target), key=lambda t: configs.cycles(t, kind, rows, columns, depth, target))
+    name = tile_key(kernel, kind, rows, columns, depth)
+    return configs.settle(
+        name, like.device, tiles(kind, target), lambda t: configs.cycles(t, kind, rows, columns, depth, target)
+    )
 
 
 def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
@@ -121,8 +123,9 @@ def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int =
     if flat:
         return _GATHERED_IEEE if kind == "ieee" else _GATHERED
     deepest = max(16, _power(channels))
+    spilling = ((128, 64), (32, 32)) if kind == "ieee" else ()
     found = [replace(t, depth=min(t.depth, deepest)) for t in configs.candidates(kind, target, largest=_LARGEST)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(t for t in found if (t.rows, t.columns) not in spilling))
 
 
 def gradient_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
@@ -138,15 +141,13 @@ def product_tile(like: Tensor, rows: int, columns: int, channels: int, taps: int
     """(FLAT, tile) of `conv_gemm`: ``blocks`` products of rows x columns that sum over ``taps`` times ``channels``."""
     kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(channels)
     name = "conv_gemm_flat" if flat else "conv_gemm"
-    tuned = configs._tuned(name, kind, like.device, rows * blocks, columns, taps * channels)
-    if tuned is not None:
-        return flat, tuned
 
     def cost(t: Tile) -> float:
         depth = taps * channels if flat else taps * -(-channels // t.depth) * t.depth
         return configs.cycles(t, kind, -(-rows // t.rows) * t.rows * blocks, columns, depth, target)
 
-    return flat, min(product_tiles(kind, target, flat, channels), key=cost)
+    name = tile_key(name, kind, rows * blocks, columns, taps * channels)
+    return flat, configs.settle(name, like.device, product_tiles(kind, target, flat, channels), cost)
 
 
 def gradient_tile(like: Tensor, shape: ConvShape) -> tuple[bool, Tile, int]:
@@ -168,6 +169,6 @@ def gradient_tile(like: Tensor, shape: ConvShape) -> tuple[bool, Tile, int]:
         return configs.cycles(t, kind, t.rows * programs(t) * parts, t.columns, -(-length // parts), target)
 
     name = "conv_kernel_gradient_flat" if flat else "conv_kernel_gradient"
-    tuned = configs._tuned(name, kind, like.device, rows * blocks, shape.taps * shape.group_inputs, length)
-    tile = tuned or min(gradient_tiles(kind, target, flat, shape.group_inputs), key=cost)
+    name = tile_key(name, kind, rows * blocks, shape.taps * shape.group_inputs, length)
+    tile = configs.settle(name, like.device, gradient_tiles(kind, target, flat, shape.group_inputs), cost)
     return flat, tile, splits(tile)

@@ -134,7 +134,7 @@ def _double(t: Tensor) -> Tensor:
     return t.double() if t.is_floating_point() else t
 
 
-def _randomised(model: nn.Module, std: float = 0.05) -> nn.Module:
+def randomised(model: nn.Module, std: float = 0.05) -> nn.Module:
     for parameter in adapter_parameters(model):
         nn.init.normal_(parameter, std=std)
     return model
@@ -158,7 +158,7 @@ def lenet_step(device: torch.device, channels_last: bool, heads_only: bool = Fal
         x = x.contiguous(memory_format=torch.channels_last)
     targets = [torch.randint(10, (256,), device=device) for _ in range(2)]
     options: dict[str, Any] = {"include": "heads", "expand_at": "heads.*"} if heads_only else {}
-    adapted = _randomised(palora.adapt(copy.deepcopy(plain), 2, 1, form="loralib", **options))
+    adapted = randomised(palora.adapt(copy.deepcopy(plain), 2, 1, form="loralib", **options))
     steps = Steps(
         plain, adapted, x, targets, cross_entropies, _rays(5, 2, device), plain_rows=1 if heads_only else None
     )
@@ -169,7 +169,7 @@ def lenet_step(device: torch.device, channels_last: bool, heads_only: bool = Fal
 def mlp_step(device: torch.device) -> Case:
     """The SARCOS MLP: 7 tasks, rank 4, 5 rays, batch 512."""
     plain = palora.models.MLP(21, (256, 256, 256), (1,) * 7).to(device)
-    adapted = _randomised(palora.adapt(copy.deepcopy(plain), 7, 4, form="loralib"))
+    adapted = randomised(palora.adapt(copy.deepcopy(plain), 7, 4, form="loralib"))
     x, targets = torch.randn(512, 21, device=device), [torch.randn(512, 1, device=device) for _ in range(7)]
     return _step_case("MLP step (SARCOS)", Steps(plain, adapted, x, targets, squared_errors, _rays(5, 7, device)))
 
@@ -177,7 +177,7 @@ def mlp_step(device: torch.device) -> Case:
 def segnet_step(device: torch.device) -> Case:
     """SegNet (25 M parameters) at 128 x 256, batch 2, one ray at a time; the floor is five plain passes."""
     plain = palora.models.SegNet((7, 1)).to(device)
-    adapted = _randomised(palora.adapt(copy.deepcopy(plain), 2, 4, form="loralib"), 0.01)
+    adapted = randomised(palora.adapt(copy.deepcopy(plain), 2, 4, form="loralib"), 0.01)
     x = torch.randn(2, 3, 128, 256, device=device)
     targets = [torch.randint(7, (2, 128, 256), device=device), torch.rand(2, 1, 128, 256, device=device)]
 
@@ -193,7 +193,7 @@ def segnet_step(device: torch.device) -> Case:
 def sweep(device: torch.device, samples: int = 10_000) -> Case:
     """Evaluation of 11 rays on 10,000 samples in batches of 256."""
     plain = palora.models.LeNet().to(device).eval()
-    adapted = _randomised(palora.adapt(copy.deepcopy(plain), 2, 1, form="loralib")).eval()
+    adapted = randomised(palora.adapt(copy.deepcopy(plain), 2, 1, form="loralib")).eval()
     looped = authors.loop_model(adapted)
     x = torch.rand(samples, 1, 28, 28, device=device)
     targets = [torch.randint(10, (samples,), device=device) for _ in range(2)]
@@ -226,7 +226,7 @@ def sweep(device: torch.device, samples: int = 10_000) -> Case:
 
 def requests(device: torch.device) -> Case:
     """64 requests, each with a preference of its own, on a 4096 x 4096 layer with 3 tasks of rank 8."""
-    layer = _randomised(palora.PaLoRALinear(4096, 4096, tasks=3, rank=8, device=device), 0.01)
+    layer = randomised(palora.PaLoRALinear(4096, 4096, tasks=3, rank=8, device=device), 0.01)
     assert isinstance(layer, palora.PaLoRALinear)
     x, rays = torch.randn(64, 4096, device=device), torch.rand(64, 3, device=device)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 import palora_kernels as pk
 from palora.bench import authors
 from palora.bench.case import Case, Maker
+from palora.bench.problem import TOLERANCE, Problem
 
 LINEAR = [  # M, n, K, O, T, r
     (5, 256, 320, 50, 2, 1),
@@ -55,67 +56,10 @@ CONV = [
     ConvShape("64→64 3×3 32×32, shared", 8, 64, 64, 3, 32, 32, shared=True, r=4),
 ]
 
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 3e-2, torch.float16: 5e-3}
-Op = Callable[..., Tensor]
+DELTA = (5, 512, 512, 512, 2)  # M, n, K, O, T
 
 
-def _leaves(case: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().requires_grad_(name != "lam") for name, tensor in case.items()}
-
-
-def _stepper(op: Op, case: dict[str, Tensor], grad: Tensor, backward: bool) -> Callable[[], object]:
-    leaves = _leaves(case)
-    inputs = [t for t in leaves.values() if t.requires_grad]
-    if not backward:
-        def forward() -> object:
-            with torch.no_grad():
-                return op(**leaves)
-
-        return forward
-    return lambda: torch.autograd.grad(op(**leaves), inputs, grad)
-
-
-def _error(op: Op, reference: Op, case: dict[str, Tensor], grad: Tensor) -> float:
-    """Largest error of output and gradients against the reference in float64, each relative to its largest value."""
-
-    def results(function: Op, wide: bool) -> list[Tensor]:
-        leaves = _leaves({k: v.double() if wide else v for k, v in case.items()})
-        y = function(**leaves)
-        inputs = [t for t in leaves.values() if t.requires_grad]
-        return [y.detach(), *torch.autograd.grad(y, inputs, grad.to(y.dtype))]
-
-    pairs = zip(results(op, False), results(reference, True), strict=True)
-    return max(float((got.double() - want).abs().max() / want.abs().max().clamp(min=1e-30)) for got, want in pairs)
-
-
-def _make(
-    name: str,
-    case: dict[str, Tensor],
-    ours: Op,
-    theirs: Op,
-    plain: Op,
-    plain_case: dict[str, Tensor],
-    reference: Op,
-    backward: bool,
-    others: dict[str, Op] | None = None,
-) -> Case:
-    with torch.no_grad():
-        shape = ours(**case).shape
-    grad = torch.randn(shape, dtype=case["x"].dtype, device=case["x"].device)
-    if plain_case["x"].is_contiguous(memory_format=torch.channels_last) and grad.dim() == 4:
-        grad = grad.contiguous(memory_format=torch.channels_last)
-    return Case(
-        name,
-        _stepper(ours, case, grad, backward),
-        _stepper(theirs, case, grad, backward),
-        _stepper(plain, plain_case, grad, backward),
-        lambda: _error(ours, reference, case, grad),
-        TOLERANCE[case["x"].dtype] * case["weight"].shape[-1] ** 0.5,
-        {key: _stepper(op, case, grad, backward) for key, op in (others or {}).items()},
-    )
-
-
-def linear(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, backward: bool) -> Case:
+def linear(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Problem:
     """The factored op against the loop, merging per ray, and the bare product of the stacked rows."""
     M, n, K, O, T, r = shape
     make: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -127,7 +71,7 @@ def linear(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, bac
         "B": torch.randn(T, r, K, **make) / K**0.5,
         "lam": torch.rand(M, T, device=device),
     }
-    return _make(
+    return Problem(
         f"linear {shape}",
         case,
         pk.linear,
@@ -135,12 +79,12 @@ def linear(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, bac
         lambda x, weight: x @ weight.t(),
         {"x": case["x"], "weight": case["weight"]},
         lambda **c: pk.linear(**c, backend="reference"),
-        backward,
+        False,
         {"merging": lambda **c: authors.merged_linear(**c, shared=False)},
     )
 
 
-def conv(shape: ConvShape, device: torch.device, dtype: torch.dtype, backward: bool, channels_last: bool) -> Case:
+def conv(shape: ConvShape, device: torch.device, dtype: torch.dtype, channels_last: bool) -> Problem:
     """The adapted convolution against the loop over merged kernels, and one plain convolution of all rows."""
     s = shape
     make: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -158,7 +102,7 @@ def conv(shape: ConvShape, device: torch.device, dtype: torch.dtype, backward: b
     }
     options: dict[str, Any] = {"stride": s.stride, "padding": s.padding, "groups": s.groups}
     all_rows = torch.cat([x] * s.M) if s.shared else x
-    return _make(
+    return Problem(
         f"conv2d {s.name}, {'NHWC' if channels_last else 'NCHW'}",
         case,
         lambda **c: pk.conv2d(**c, **options, shared=s.shared),
@@ -166,11 +110,11 @@ def conv(shape: ConvShape, device: torch.device, dtype: torch.dtype, backward: b
         lambda x, weight: F.conv2d(x, weight, **options),
         {"x": all_rows, "weight": weight},
         lambda **c: pk.conv2d(**c, **options, shared=s.shared, backend="reference"),
-        backward,
+        s.shared,
     )
 
 
-def delta(shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype, backward: bool) -> Case:
+def delta(shape: tuple[int, int, int, int, int], device: torch.device, dtype: torch.dtype) -> Problem:
     """Arbitrary deltas on a shared input, as an ensemble's first layer has them."""
     M, n, K, O, T = shape
     make: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -186,7 +130,7 @@ def delta(shape: tuple[int, int, int, int, int], device: torch.device, dtype: to
         merged = [weight + sum(lam[m, t] * D[t] for t in range(T)) for m in range(M)]
         return torch.cat([F.linear(x, w, bias) for w in merged])
 
-    return _make(
+    return Problem(
         f"linear_delta {shape}, shared",
         case,
         lambda **c: pk.linear_delta(**c, shared=True),
@@ -194,7 +138,7 @@ def delta(shape: tuple[int, int, int, int, int], device: torch.device, dtype: to
         lambda x, weight: x @ weight.t(),
         {"x": torch.cat([case["x"]] * M), "weight": case["weight"]},
         lambda **c: pk.linear_delta(**c, shared=True, backend="reference"),
-        backward,
+        True,
     )
 
 
@@ -221,12 +165,12 @@ def cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Maker
     for shape in LINEAR:
         for backward in (False, True):
             group = "linear, forward + backward" if backward else "linear, forward"
-            yield group, lambda s=shape, b=backward: linear(s, device, dtype, b)  # type: ignore[misc]
+            yield group, lambda s=shape, b=backward: linear(s, device, dtype).timed(b)  # type: ignore[misc]
     for conv_shape in CONV:
         for nhwc in (False, True):
             yield (
                 "conv2d, forward + backward",
-                lambda s=conv_shape, c=nhwc: conv(s, device, dtype, True, c),  # type: ignore[misc]
+                lambda s=conv_shape, c=nhwc: conv(s, device, dtype, c).timed(True),  # type: ignore[misc]
             )
-    yield "deltas and merging", lambda: delta((5, 512, 512, 512, 2), device, dtype, True)
+    yield "deltas and merging", lambda: delta(DELTA, device, dtype).timed(True)
     yield "deltas and merging", lambda: merging((5, 1024, 1024, 2, 8), device, dtype)

@@ -37,7 +37,7 @@ def bench(
     pin_threads()
     import torch
 
-    from palora.bench import models, ops
+    from palora.bench import layers, models, ops
     from palora.engine.environment import describe
     from palora.engine.memory import keep_freed_memory
     from palora.engine.setup import pick_device
@@ -48,7 +48,7 @@ def bench(
     say(f"{header['processor']}, {header['threads']} threads, torch {header['torch']}, {place}, float32")
     say("One process, columns interleaved; ratios are of minima and hold for an idle machine.")
     rows = []
-    cases = [*ops.cases(place, torch.float32), *models.cases(place)]
+    cases = [*ops.cases(place, torch.float32), *layers.cases(place), *models.cases(place)]
     for group in dict.fromkeys(group for group, _ in cases):
         if only and only not in group:
             continue
