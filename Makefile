@@ -5,15 +5,19 @@
 # INSTALLER            auto, uv or pip
 # PALORA_TORCH_INDEX   index of CPU builds of PyTorch; it is asked only where there is no NVIDIA GPU.
 #                      Empty: PyTorch comes from the usual index. For ROCm name the index of that build.
+# WORKERS              processes that share the tests: 2
 # ARGS                 more arguments: make test ARGS="-k hypervolume", make demo ARGS="--epochs 3"
 
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLER ?= auto
 PALORA_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+WORKERS ?= 2
 ARGS ?=
 
 BIN := $(VENV)/bin
+# Threads that wait without spinning: the workers share the cores.
+TEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS)
 # A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again; what was stopped
 # before its first checkpoint begins anew.
 DEMO := runs/demo
@@ -42,10 +46,10 @@ demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits and draw it:
 	$(call demo_run,palora)
 
 test: $(READY_TO_DEVELOP) ## run the fast tests
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(TEST) -m "not slow" $(ARGS)
 
 test-full: $(READY_TO_DEVELOP) ## run all tests, the slow ones too
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(TEST) $(ARGS)
 
 bench: $(READY_TO_DEVELOP) ## time ours, the authors' way and the plain model on this machine
 	@$(BIN)/palora bench $(ARGS)
@@ -68,6 +72,6 @@ $(READY_TO_RUN): $(METADATA)
 	@touch $@
 
 $(READY_TO_DEVELOP): $(METADATA)
-	@$(MAKE_VENV) test lint methods
+	@$(MAKE_VENV) test lint methods races
 	@$(BIN)/python -m palora_kernels.native
 	@touch $(READY_TO_RUN) $@
