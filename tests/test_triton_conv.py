@@ -52,12 +52,15 @@ def guarded(case: dict[str, Any], device: str, channels_last: bool = False) -> d
     return {name: t if t is None or name == "lam" else between_nans(t, device) for name, t in made.items()}
 
 
+FEW_SIZES = st.sampled_from([1, 3, 16, 17])
 SIZES = st.sampled_from([1, 2, 3, 5, 7, 15, 16, 17, 31, 33])
 SMALL_PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
 @st.composite
-def calls(draw: st.DrawFn, algorithm: str) -> tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool]:
+def calls(
+    draw: st.DrawFn, algorithm: str, sizes: st.SearchStrategy[int]
+) -> tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool]:
     """(op, arguments, dtype, options, channels_last)."""
     form = "matricised" if algorithm == "factored" else draw(st.sampled_from(["matricised", "loralib", "dense"]))
     groups = 1 if algorithm == "factored" else draw(st.sampled_from([1, 1, 2, 3]))
@@ -70,8 +73,8 @@ def calls(draw: st.DrawFn, algorithm: str) -> tuple[str, dict[str, Any], torch.d
     case = conv_case(
         draw(st.sampled_from([1, 2, 3, 5])),
         draw(st.sampled_from([1, 2, 3])),
-        groups * draw(SIZES),
-        groups * draw(SIZES),
+        groups * draw(sizes),
+        groups * draw(sizes),
         draw(st.sampled_from([1, 2, 3])),
         draw(st.sampled_from([1, 2, 5, 7])),
         size=size,  # type: ignore[arg-type]
@@ -98,7 +101,7 @@ def check(call: tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool], a
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject) -> None:
-    check(data.draw(calls(algorithm)), algorithm, device)
+    check(data.draw(calls(algorithm, FEW_SIZES)), algorithm, device)
 
 
 @pytest.mark.slow
@@ -106,7 +109,7 @@ def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject)
 @settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_equals_the_definition_everywhere(algorithm: str, device: str, data: st.DataObject) -> None:
-    check(data.draw(calls(algorithm)), algorithm, device)
+    check(data.draw(calls(algorithm, SIZES)), algorithm, device)
 
 
 # ------------------------------------------------------------------------------------------------- the kernels alone
@@ -116,7 +119,7 @@ GEOMETRIES: list[tuple[int, int, int, tuple[int, int], tuple[int, int], tuple[in
     (3, 17, 1, (3, 3), (1, 1), (1, 1), (1, 1)),
     (17, 16, 1, (2, 3), (2, 1), (0, 2), (1, 2)),
     (32, 33, 1, (1, 1), (2, 2), (0, 0), (1, 1)),
-    (34, 6, 2, (3, 2), (3, 2), (1, 0), (2, 3)),
+    (34, 6, 2, (2, 2), (3, 2), (1, 0), (2, 3)),
 ]
 
 
@@ -126,7 +129,7 @@ def test_kernels_tile_by_tile(geometry: Any, shared: bool, device: str) -> None:
     C, O, groups, kernel, stride, padding, dilation = geometry
     rays, n, dtype = 2, 2, torch.float32
     lists = [list(pair) for pair in (stride, padding, dilation)]
-    x = torch.randn(n if shared else rays * n, C, 7, 6, device=device, dtype=dtype)
+    x = torch.randn(n if shared else rays * n, C, 6, 5, device=device, dtype=dtype)
     K = torch.randn(rays, O, C // groups, *kernel, device=device, dtype=dtype)
     shape = ConvShape.of(x, list(K.shape[1:]), rays, shared, Geometry(*lists, groups))
     exact_x, exact_K = x.double().requires_grad_(), K.double().requires_grad_()
@@ -151,18 +154,18 @@ def test_kernels_tile_by_tile(geometry: Any, shared: bool, device: str) -> None:
 
 
 def test_positions_are_split_and_added_in_order(device: str) -> None:
-    x, G = torch.randn(2, 16, 20, 20, device=device), torch.randn(2, 16, 20, 20, device=device)
-    shape = ConvShape.of(x, [16, 16, 3, 3], 1, False, Geometry([1, 1], [1, 1], [1, 1], 1))
+    x, G = torch.randn(1, 16, 26, 27, device=device), torch.randn(1, 16, 26, 26, device=device)
+    shape = ConvShape.of(x, [16, 16, 1, 2], 1, False, Geometry([1, 1], [0, 0], [1, 1], 1))
     nhwc = [t.permute(0, 2, 3, 1).contiguous() for t in (x, G)]
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL), launch.recording() as launches:
         conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True)
-    assert launches[0].arguments["splits"] > 4
+    assert launches[0].arguments["splits"] == 5
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL):
         found = [conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True)[1] for _ in (0, 1)]
     assert found[0] is not None
     assert found[1] is not None
     assert torch.equal(found[0], found[1])
-    exact = torch.nn.grad.conv2d_weight(x.double(), (16, 16, 3, 3), G.double(), padding=1)
+    exact = torch.nn.grad.conv2d_weight(x.double(), (16, 16, 1, 2), G.double())
     torch.testing.assert_close(found[0].double(), exact, atol=5e-4, rtol=1e-4)
 
 

@@ -33,13 +33,16 @@ _DEPTH = {"half": 64, "tf32": 32, "ieee": 16}  # output channels at a time
 
 def output_tiles(kind: str, target: configs.Target) -> list[configs.Tile]:
     """What `add_adapters` may take: rows x output channels, and columns of S at a time."""
-    return [t for t in _OUTPUT_TILES if kind != "ieee" or t.rows * t.columns < 64 * 64]
+    spilling = ((64, 64), (32, 32)) if kind == "ieee" else ()
+    return [t for t in _OUTPUT_TILES if (t.rows, t.columns) not in spilling]
 
 
 def gradient_tiles(kind: str, target: configs.Target, columns: int) -> list[configs.Tile]:
     """What `adapter_gradients` may take: rows x columns of S, and output channels at a time."""
     stages = 2 if target.is_amd else 3
-    return [configs.Tile(rows, columns, _DEPTH[kind], warps, stages) for rows, warps in ((64, 4), (32, 4), (16, 2))]
+    most = 32 * 32 if kind == "ieee" else 64 * 64  # more spills
+    sizes = [(rows, warps) for rows, warps in ((64, 4), (32, 4), (16, 2)) if rows * columns <= most]
+    return [configs.Tile(rows, columns, _DEPTH[kind], warps, stages) for rows, warps in sizes]
 
 
 @triton.jit

@@ -19,11 +19,9 @@ from palora_kernels.triton.tiles import step
 
 
 @triton.jit
-def _basis_offsets(at, elements, outputs, group_outputs):
-    """Where place ``at`` of (rows, groups*O/groups) is in (rows, groups, E, O/groups), for element 0."""
-    channel = at % outputs
-    group = channel // group_outputs
-    return at // outputs * (outputs * elements) + group * (group_outputs * elements) + channel % group_outputs
+def _basis_offsets(at, elements, group_outputs):
+    """Where place ``at`` of (rows, groups, O/groups) is in (rows, groups, E, O/groups), for element 0."""
+    return at // group_outputs * (group_outputs * elements) + at % group_outputs
 
 
 @triton.jit
@@ -43,7 +41,7 @@ def combine_maps(
     ok = at < numel
     ray_ok = ray < rays
     both = ray_ok[:, None] & ok[None, :]
-    source = basis + _basis_offsets(at, elements, outputs, group_outputs)
+    source = basis + _basis_offsets(at, elements, group_outputs)
     total = tl.zeros((RAYS, BLOCK), dtype=tl.float32)
     for e in range(elements):
         scale = tl.load(coefficients + ray * elements + e, mask=ray_ok, other=0.0)
@@ -63,7 +61,7 @@ def combine_maps(
 
 @triton.jit
 def spread_maps(
-    maps, coefficients, basis, rays, elements, numel, outputs, group_outputs,
+    maps, coefficients, basis, rays, elements, numel, group_outputs,
     SHARED: tl.constexpr, ELEMENTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The transpose: basis[e] = sum_m coefficients[m, e] maps[m], or of each ray's rows by themselves unless SHARED."""
@@ -83,7 +81,7 @@ def spread_maps(
         g = tl.load(maps + step(ray, numel) + at, mask=ok, other=0.0).to(tl.float32)
         scale = tl.load(coefficients + step(ray, elements) + e, mask=e_ok, other=0.0)
         total += scale[:, None] * g[None, :]
-    to = basis + _basis_offsets(at, elements, outputs, group_outputs)
+    to = basis + _basis_offsets(at, elements, group_outputs)
     if not SHARED:
         to += step(own_ray, elements) * numel
     tl.store(
@@ -93,7 +91,7 @@ def spread_maps(
 
 @triton.jit
 def products_of_maps(
-    maps, basis, partial, rays, elements, numel, outputs, group_outputs, parts,
+    maps, basis, partial, rays, elements, numel, group_outputs, parts,
     SHARED: tl.constexpr, PRECISION: tl.constexpr, RAYS: tl.constexpr, ELEMENTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """partial[ray, e, part] = sum of maps[ray] * basis[e] over every parts-th block of BLOCK values.
@@ -117,7 +115,7 @@ def products_of_maps(
     for block in range(own, tl.cdiv(numel, BLOCK), parts):
         at = step(block, BLOCK) + tl.arange(0, BLOCK)
         ok = at < numel
-        offsets = _basis_offsets(at, elements, outputs, group_outputs)
+        offsets = _basis_offsets(at, elements, group_outputs)
         z = tl.load(source + offsets[None, :], mask=e_ok[:, None] & ok[None, :], other=0.0)
         if SHARED:
             g = tl.load(maps + ray[:, None] * numel + at[None, :], mask=(ray < rays)[:, None] & ok[None, :], other=0.0)
@@ -133,7 +131,11 @@ def products_of_maps(
 
 
 _BLOCK = 1024
-PRODUCT = configs.Tile(32, 32, 128, 4, 3)  # rays x elements, the most a program takes, and values at a time
+
+
+def product_tiles(kind: str, target: configs.Target) -> list[configs.Tile]:
+    """What `products_of_maps` takes of a shared basis: at most so many rays x elements, and values at a time."""
+    return [configs.Tile(16, 16, 32, 4, 3) if kind == "ieee" else configs.Tile(32, 32, 128, 4, 3)]
 
 
 def _power(size: int, most: int) -> int:
@@ -189,7 +191,6 @@ def spread(maps: Tensor, coefficients: Tensor, groups: int, shared: bool) -> Ten
         rays=rays,
         elements=elements,
         numel=numel,
-        outputs=outputs,
         group_outputs=outputs // groups,
         SHARED=shared,
         ELEMENTS=together,
@@ -203,10 +204,11 @@ def products(maps: Tensor, basis: Tensor, rays: int, groups: int, shared: bool) 
     outputs = maps.shape[3]
     elements = basis.shape[3] // outputs
     numel = maps.numel() // rays
-    block = PRODUCT.depth if shared else 512
+    most = product_tiles(configs.kind(maps.dtype), configs.target_of(maps.device))[0]
+    block = most.depth if shared else 512
     ray_tile, element_tile = 1, _power(elements, 8)
     if shared:
-        ray_tile, element_tile = min(PRODUCT.rows, padded(rays)), min(PRODUCT.columns, padded(elements))
+        ray_tile, element_tile = min(most.rows, padded(rays)), min(most.columns, padded(elements))
     pairs = -(-rays // ray_tile) * -(-elements // element_tile)
     wanted = -(-4 * configs.target_of(maps.device).processors // pairs)
     parts = max(1, min(wanted, -(-numel // block)))
@@ -214,15 +216,14 @@ def products(maps: Tensor, basis: Tensor, rays: int, groups: int, shared: bool) 
     launch(
         products_of_maps,
         pairs * parts,
-        num_warps=PRODUCT.num_warps,
-        num_stages=PRODUCT.num_stages,
+        num_warps=most.num_warps,
+        num_stages=most.num_stages,
         maps=maps,
         basis=basis,
         partial=partial,
         rays=rays,
         elements=elements,
         numel=numel,
-        outputs=outputs,
         group_outputs=outputs // groups,
         parts=parts,
         SHARED=shared,

@@ -153,7 +153,7 @@ def _combinations() -> Iterator[Variant]:
         yield from plain_variants(f"spread_maps{label}", conv_combine.spread_maps, spread)
         if shared:
             yield from variants_of(
-                "products_of_maps shared", conv_combine.products_of_maps, products, lambda *_: [conv_combine.PRODUCT]
+                "products_of_maps shared", conv_combine.products_of_maps, products, conv_combine.product_tiles
             )
         else:
             yield from plain_variants("products_of_maps", conv_combine.products_of_maps, products)

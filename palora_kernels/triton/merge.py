@@ -20,7 +20,7 @@ from palora_kernels.triton.launch import launch
 from palora_kernels.triton.operands import in_side, out_side, padded
 from palora_kernels.triton.tiles import factor_offsets, lam_of, step
 
-_WIDEST = 64  # columns of the factors that one product takes at a time
+_WIDEST = 16  # columns of the factors that one product takes at a time; more spill, in float32
 
 
 @triton.jit
@@ -175,7 +175,9 @@ def _low_rank(weight: Tensor | None, factors: LowRank, lam: Tensor, merged: Tens
     taps = side[0] * side[1]
     R, p, q = factors.tasks * factors.r, factors.p, factors.q
     columns = -(-q // taps) * taps
-    BM, BN, BR = min(32, padded(p)), min(64, padded(columns)), padded(min(R, _WIDEST))
+    matricised = q == channels * taps
+    # Where places have to be computed one by one, they take the registers of half a tile.
+    BM, BN, BR = min(32, padded(p)), min(64 if matricised else 32, padded(columns)), padded(min(R, _WIDEST))
     tiles = -(-p // BM) * -(-columns // BN)
     # All rays in one program read W and the factors once; fewer where the tiles alone do not fill the device.
     together = -(-2 * configs.target_of(merged.device).processors // tiles)
@@ -202,7 +204,7 @@ def _low_rank(weight: Tensor | None, factors: LowRank, lam: Tensor, merged: Tens
         **in_side(B).strides("b"),
         lam_ray=lam.stride(0),
         lam_task=lam.stride(1),
-        MATRICISED=q == channels * taps,
+        MATRICISED=matricised,
         WEIGHT_LAST=last,
         CHUNKED=R > BR,
         BM=BM,
