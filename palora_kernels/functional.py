@@ -279,6 +279,7 @@ def _conv_call(
         matricised=A is not None and A.shape[1] == shape[0],
         channels_last=memory_format(x, x if weight is None else weight) == torch.channels_last,
         item=x.element_size(),
+        device=x.device.type,
     )
 
 

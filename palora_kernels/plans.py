@@ -171,14 +171,20 @@ class Conv:
     matricised: bool = False  # the deltas are low-rank as O x K matrices
     channels_last: bool = False  # the layout of the result
     item: int = 4  # bytes of a number
+    device: str = "cpu"
+
+    @property
+    def in_cpp(self) -> bool:
+        """Whether the kernels of csrc/cpu serve the call; those for CUDA have fewer plans."""
+        return self.backend == "native" and self.device == "cpu"
 
     def offers(self, algorithm: str) -> bool:
         if algorithm == "factored":
             return self.matricised and self.groups == 1
         if algorithm == "direct":
-            return self.backend == "native" and self.shared and self.groups == 1
+            return self.in_cpp and self.shared and self.groups == 1
         if algorithm == "tiled":
-            return self.backend == "native" and not self.shared and self.channels_last and self.item >= 4
+            return self.in_cpp and not self.shared and self.channels_last and self.item >= 4
         return True
 
 
@@ -203,10 +209,10 @@ def conv2d(call: Conv, op: str = "conv2d", like: Tensor | None = None) -> str:
         if little and call.rays > 4 * call.elements:
             return "basis"
         return "tiled" if call.offers("tiled") else "merged"
-    if call.backend == "native" and call.channels_last:
+    if call.in_cpp and call.channels_last:
         if call.offers("factored"):
             return "factored"
-        # Small kernels have no room for a second vector of outputs; large ones leave the cache of `direct`.
+        # `direct` keeps a row of every element in cache and pays for lanes that its few outputs leave empty.
         if call.offers("direct") and call.elements <= call.rays and call.n * call.positions * call.O < 100_000:
             return "direct"
         return "basis" if call.elements <= call.rays else "merged"
