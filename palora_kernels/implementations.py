@@ -31,10 +31,15 @@ _ON_CUDA = {
 }
 
 
+def algorithms(table: str, backend: str, device: str) -> dict[str, Pair]:
+    """All plans of a backend on a type of device, by the name of the algorithm. Imports the backend on first use."""
+    where = (backend, table)
+    module = _ON_CUDA[where] if device == "cuda" and where in _ON_CUDA else _MODULES[where]
+    found: dict[str, Pair] = getattr(import_module(module), table)
+    return found
+
+
 def pair(table: str, plan: str, device: str) -> Pair:
     """(forward, backward) of ``plan``, "<backend>.<algorithm>", on a type of device. Imports a backend on first use."""
     backend, algorithm = plan.split(".")
-    where = (backend, table)
-    module = _ON_CUDA[where] if device == "cuda" and where in _ON_CUDA else _MODULES[where]
-    found: Pair = getattr(import_module(module), table)[algorithm]
-    return found
+    return algorithms(table, backend, device)[algorithm]

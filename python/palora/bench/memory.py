@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 
 
-def peak_bytes(run: Callable[[], object]) -> int | None:
-    """Peak bytes of one call above its start: the device's allocator on CUDA, resident memory on Linux, else None."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
+    """Peak bytes of one call above its start: PyTorch's allocator on CUDA, resident memory on Linux, else None."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         run()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated(device) - before
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what is free already must not hide what is needed

@@ -29,7 +29,9 @@ def squared_errors(outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Tens
 
 
 def _adam(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3, fused=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    on_gpu = parameters[0].is_cuda  # there the step may be captured in a CUDA graph
+    return torch.optim.Adam(parameters, 1e-3, fused=True, capturable=on_gpu)
 
 
 def _copies(tensors: Sequence[Tensor], times: int) -> list[Tensor]:
@@ -50,10 +52,11 @@ class Steps:
         chunk: int | None = None,
         plain_rows: int | None = None,
         optimise: bool = True,
+        precision: torch.dtype | None = None,
     ) -> None:
         self.x, self.targets, self.loss, self.rays = x, targets, loss, rays
         self.chunk = chunk or len(rays)
-        self.adapted, self.plain = adapted, plain
+        self.adapted, self.plain, self.precision = adapted, plain, precision
         self.looped = authors.loop_model(adapted)
         self.times = len(rays) if plain_rows is None else plain_rows
         self.optimisers = {id(m): _adam(m) for m in (self.adapted, self.looped, self.plain)} if optimise else {}
@@ -64,19 +67,26 @@ class Steps:
         if self.optimisers:
             self.optimisers[id(model)].step()
 
+    def _autocast(self) -> torch.autocast:
+        """Without a cache of cast weights, whose contents a captured graph would not see change."""
+        return torch.autocast(self.x.device.type, self.precision, self.precision is not None, cache_enabled=False)
+
     def ours_backward(self) -> None:
         for group in self.rays.split(self.chunk):
             m = len(group)
-            with palora.at(self.adapted, group):
+            with palora.at(self.adapted, group), self._autocast():
                 outputs = self.adapted(self.x)
             losses = self.loss(outputs, _copies(self.targets, m)).unflatten(0, (m, -1)).mean(1)
             (group * losses).sum().backward()
 
-    def authors_backward(self) -> None:
+    def authors_backward(self, looped: Callable[[Tensor], Any] | None = None) -> None:
+        """``looped``: instead of the model itself, the same compiled."""
         total = torch.zeros((), device=self.x.device, dtype=self.x.dtype)
         for ray in self.rays:
             authors.set_ray(self.looped, ray)
-            total = total + (ray * self.loss(self.looped(self.x), self.targets).mean(0)).sum()
+            with self._autocast():
+                outputs = (looped or self.looped)(self.x)
+            total = total + (ray * self.loss(outputs, self.targets).mean(0)).sum()
             if self.chunk == 1:  # the memory of one ray, for the authors as for us
                 total.backward()
                 total = total.detach()
@@ -86,24 +96,28 @@ class Steps:
     def plain_backward(self) -> None:
         if self.chunk == 1:
             for _ in range(self.times):
-                self.loss(self.plain(self.x), self.targets).mean(0).sum().backward()
+                with self._autocast():
+                    outputs = self.plain(self.x)
+                self.loss(outputs, self.targets).mean(0).sum().backward()
             return
         if not hasattr(self, "stacked"):
             self.stacked = (torch.cat([self.x] * self.times), _copies(self.targets, self.times))
         rows, targets = self.stacked
-        self.loss(self.plain(rows), targets).mean(0).sum().backward()
+        with self._autocast():
+            outputs = self.plain(rows)
+        self.loss(outputs, targets).mean(0).sum().backward()
 
     def ours(self) -> None:
         self._step(self.adapted, self.ours_backward)
 
-    def theirs(self) -> None:
-        self._step(self.looped, self.authors_backward)
+    def theirs(self, looped: Callable[[Tensor], Any] | None = None) -> None:
+        self._step(self.looped, lambda: self.authors_backward(looped))
 
     def floor(self) -> None:
         self._step(self.plain, self.plain_backward)
 
-    def error(self) -> float:
-        """Gradients of every parameter against the authors' loop in float64."""
+    def error(self, ours: bool = True) -> float:
+        """Gradients of every parameter, ours or the loop's own, against the authors' loop in float64."""
         model = copy.deepcopy(self.adapted).double()
         wide = Steps(
             self.plain, model, self.x.double(), [_double(t) for t in self.targets], self.loss, self.rays.double(),
@@ -113,11 +127,12 @@ class Steps:
         wide.authors_backward()
         fresh = Steps(
             self.plain, copy.deepcopy(self.adapted), self.x, self.targets, self.loss, self.rays, self.chunk,
-            optimise=False,
+            optimise=False, precision=self.precision,
         )  # fmt: skip
-        fresh.adapted.zero_grad()
-        fresh.ours_backward()
-        found, wanted = dict(fresh.adapted.named_parameters()), dict(wide.looped.named_parameters())
+        model = fresh.adapted if ours else fresh.looped
+        model.zero_grad()
+        (fresh.ours_backward if ours else fresh.authors_backward)()
+        found, wanted = dict(model.named_parameters()), dict(wide.looped.named_parameters())
         grads = {name: p.grad for name, p in wanted.items() if p.grad is not None}
         # A bias before batch normalisation has no gradient but rounding: measure it against what is not nothing.
         least = 1e-4 * max(float(grad.norm()) for grad in grads.values())
@@ -140,16 +155,26 @@ def randomised(model: nn.Module, std: float = 0.05) -> nn.Module:
     return model
 
 
-def _step_case(name: str, steps: Steps, tolerance: float = 1e-2, **others: Any) -> Case:
-    """The usual error is 2e-6; a tie in max-pooling that falls the other way in float32 moves a gradient by 1e-3."""
-    return Case(name, steps.ours, steps.theirs, steps.floor, steps.error, tolerance, others)
+STEP = 1e-2
+"""The usual error is 2e-6; a tie in max-pooling that falls the other way in float32 moves a gradient by 1e-3."""
+DEEP = 0.1
+"""Batch statistics of two frames through 26 layers amplify float32 rounding of single gradients to a few per cent."""
+Named = tuple[str, Steps, float]
+"""A name, the steps, and the error that their gradients may have."""
+
+
+def _case(named: Named) -> Case:
+    name, steps, tolerance = named
+    return Case(name, steps.ours, steps.theirs, steps.floor, steps.error, tolerance)
 
 
 def _rays(M: int, T: int, device: torch.device) -> Tensor:
     return palora.schedules.Annealed(T, M)(0.5).to(device)
 
 
-def lenet_step(device: torch.device, channels_last: bool, heads_only: bool = False) -> Case:
+def lenet_steps(
+    device: torch.device, channels_last: bool, heads_only: bool = False, precision: torch.dtype | None = None
+) -> Named:
     """LeNet on 256 pairs of digits, 5 rays, loralib form. The floor runs 5·256 rows (256 where the trunk is plain)."""
     plain = palora.models.LeNet().to(device)
     x = torch.rand(256, 1, 28, 28, device=device)
@@ -159,23 +184,25 @@ def lenet_step(device: torch.device, channels_last: bool, heads_only: bool = Fal
     targets = [torch.randint(10, (256,), device=device) for _ in range(2)]
     options: dict[str, Any] = {"include": "heads", "expand_at": "heads.*"} if heads_only else {}
     adapted = randomised(palora.adapt(copy.deepcopy(plain), 2, 1, form="loralib", **options))
-    steps = Steps(
-        plain, adapted, x, targets, cross_entropies, _rays(5, 2, device), plain_rows=1 if heads_only else None
-    )
+    rays, rows = _rays(5, 2, device), 1 if heads_only else None
+    steps = Steps(plain, adapted, x, targets, cross_entropies, rays, plain_rows=rows, precision=precision)
     name = f"LeNet step, {'NHWC' if channels_last else 'NCHW'}" + (", heads only" if heads_only else "")
-    return _step_case(name, steps)
+    return name, steps, STEP
 
 
-def mlp_step(device: torch.device) -> Case:
+def mlp_steps(device: torch.device, precision: torch.dtype | None = None) -> Named:
     """The SARCOS MLP: 7 tasks, rank 4, 5 rays, batch 512."""
     plain = palora.models.MLP(21, (256, 256, 256), (1,) * 7).to(device)
     adapted = randomised(palora.adapt(copy.deepcopy(plain), 7, 4, form="loralib"))
     x, targets = torch.randn(512, 21, device=device), [torch.randn(512, 1, device=device) for _ in range(7)]
-    return _step_case("MLP step (SARCOS)", Steps(plain, adapted, x, targets, squared_errors, _rays(5, 7, device)))
+    steps = Steps(plain, adapted, x, targets, squared_errors, _rays(5, 7, device), precision=precision)
+    return "MLP step (SARCOS)", steps, STEP
 
 
-def segnet_step(device: torch.device) -> Case:
-    """SegNet (25 M parameters) at 128 x 256, batch 2, one ray at a time; the floor is five plain passes."""
+def segnet_steps(
+    device: torch.device, chunk: int | None = 1, optimise: bool = False, precision: torch.dtype | None = None
+) -> Named:
+    """SegNet (25 M parameters) at 128 x 256, batch 2. ``chunk`` rays at a time; one: the floor is five plain passes."""
     plain = palora.models.SegNet((7, 1)).to(device)
     adapted = randomised(palora.adapt(copy.deepcopy(plain), 2, 4, form="loralib"), 0.01)
     x = torch.randn(2, 3, 128, 256, device=device)
@@ -185,9 +212,8 @@ def segnet_step(device: torch.device) -> Case:
         return torch.cat([cross_entropies(outputs[:1], wanted[:1]), squared_errors(outputs[1:], wanted[1:])], 1)
 
     rays = _rays(5, 2, device)
-    steps = Steps(plain, adapted, x, targets, loss, rays, chunk=1, optimise=False)
-    # Batch statistics of two frames through 26 layers amplify float32 rounding of single gradients to a few per cent.
-    return _step_case("SegNet 128×256, forward + backward", steps, tolerance=0.1)
+    steps = Steps(plain, adapted, x, targets, loss, rays, chunk=chunk, optimise=optimise, precision=precision)
+    return f"SegNet 128×256, {'step' if optimise else 'forward + backward'}", steps, DEEP
 
 
 def sweep(device: torch.device, samples: int = 10_000) -> Case:
@@ -256,10 +282,10 @@ def requests(device: torch.device) -> Case:
 
 
 def cases(device: torch.device) -> Iterator[tuple[str, Maker]]:
-    yield "training step", lambda: lenet_step(device, False)
-    yield "training step", lambda: lenet_step(device, True)
-    yield "training step", lambda: lenet_step(device, True, heads_only=True)
-    yield "training step", lambda: mlp_step(device)
-    yield "training step", lambda: segnet_step(device)
+    yield "training step", lambda: _case(lenet_steps(device, False))
+    yield "training step", lambda: _case(lenet_steps(device, True))
+    yield "training step", lambda: _case(lenet_steps(device, True, heads_only=True))
+    yield "training step", lambda: _case(mlp_steps(device))
+    yield "training step", lambda: _case(segnet_steps(device))
     yield "evaluation and serving", lambda: sweep(device)
     yield "evaluation and serving", lambda: requests(device)

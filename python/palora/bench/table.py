@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from palora.bench.case import Case, Maker
 from palora.bench.memory import peak_bytes
 from palora.bench.plan import plans_of
@@ -29,6 +31,8 @@ class Row:
     tolerance: float
     times: dict[str, Times] = field(default_factory=dict)
     peak_bytes: dict[str, int | None] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)  # on a GPU: of the measured bandwidth and matmul rate
+    notes: dict[str, str] = field(default_factory=dict)  # by column: what was not measured as it should be
 
     @property
     def correct(self) -> bool:
@@ -39,14 +43,14 @@ class Row:
         return self.times[column].minimum / self.times["ours"].minimum
 
 
-def measured(group: str, make: Maker, budget: float) -> Row:
+def measured(group: str, make: Maker, budget: float, device: torch.device) -> Row:
     """Check the case, and time it only if the check passes."""
     case: Case = make()
     row = Row(group, case.name, plans_of(case.ours), case.check(), case.tolerance)
     if row.correct:
         columns = case.columns()
         row.times = measure(columns, budget)
-        row.peak_bytes = {name: peak_bytes(run) for name, run in columns.items()}
+        row.peak_bytes = {name: peak_bytes(run, device) for name, run in columns.items()}
     return row
 
 

@@ -36,10 +36,10 @@ def measure(columns: Mapping[str, Callable[[], object]], budget: float, least: i
 
 
 def _once(run: Callable[[], object]) -> float:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     start = time.perf_counter()
     run()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter() - start

@@ -60,7 +60,33 @@ def kernels() -> list[tuple[str, str]]:
 
     chosen = os.environ.get("PALORA_BACKEND")
     rows = [*palora_kernels.backends().items(), ("native on CUDA", loading.status("cuda"))]
+    rows = [*rows, *tuning()]
     return [*rows, ("PALORA_BACKEND", chosen)] if chosen else rows
+
+
+def tuning() -> list[tuple[str, str]]:
+    """For each GPU, and for the interpreter where PALORA_TUNING names a file: what was measured, or how to measure."""
+    import torch
+
+    from palora_kernels.triton import tuning
+
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
+    rows = []
+    for device in devices:
+        path = tuning.file_of(device)
+        if path is None:
+            rows.append(("tuning", "none: there is no GPU"))
+            continue
+        try:
+            found = tuning.read(path)
+            text = f"{path}: {len(found.tiles)} tiles, {len(found.plans)} plans"
+        except ValueError as error:
+            text = f"damaged: {error}"
+        else:
+            if not found:
+                text = f"none in {path}: palora bench --tune measures it"
+        rows.append((f"tuning of {device}", text))
+    return rows
 
 
 def data() -> list[tuple[str, str]]:
