@@ -40,8 +40,7 @@ def output_tiles(kind: str, target: configs.Target) -> list[configs.Tile]:
 def gradient_tiles(kind: str, target: configs.Target, columns: int) -> list[configs.Tile]:
     """What `adapter_gradients` may take: rows x columns of S, and output channels at a time."""
     stages = 2 if target.is_amd else 3
-    most = 32 * 32 if kind == "ieee" else 64 * 64  # more spills
-    sizes = [(rows, warps) for rows, warps in ((64, 4), (32, 4), (16, 2)) if rows * columns <= most]
+    sizes = [(rows, warps) for rows, warps in ((64, 4), (32, 4), (16, 2)) if rows <= 32 or kind != "ieee"]  # spills
     return [configs.Tile(rows, columns, _DEPTH[kind], warps, stages) for rows, warps in sizes]
 
 
