@@ -110,7 +110,7 @@ _HALF = [
     Tile(64, 128, 64, 8, 3),
     Tile(64, 64, 64, 4, 4),
     Tile(64, 32, 64, 4, 4),
-    Tile(32, 64, 64, 4, 4),
+    Tile(32, 64, 64, 4, 3),
     Tile(32, 32, 64, 4, 4),
     Tile(16, 32, 64, 4, 4),
 ]
@@ -128,8 +128,8 @@ _IEEE = [
     Tile(64, 64, 16, 4, 2),
     Tile(64, 32, 16, 4, 3),
     Tile(32, 64, 16, 4, 3),
-    Tile(32, 32, 16, 2, 3),
-    Tile(16, 32, 16, 2, 3),
+    Tile(32, 32, 16, 4, 3),
+    Tile(16, 32, 16, 4, 3),
 ]
 SHALLOW = 16
 _TILES = {"half": _HALF, "tf32": _TF32, "ieee": _IEEE}
@@ -206,6 +206,7 @@ def choose(
     side: int = 0,
     largest: int = 128 * 256,
     narrow: int | None = None,
+    deepest: int | None = None,
     scattered: bool = False,
 ) -> Tile:
     """The configuration of a launch: the tuning file's for this kernel, kind and bucket of shapes, else the cheapest.
@@ -214,7 +215,7 @@ def choose(
     has no aligned runs, so the tile is shallow.
     """
     how, target = kind(dtype), target_of(device)
-    tiles = candidates(how, target, side, largest, narrow, SHALLOW if scattered else None)
+    tiles = candidates(how, target, side, largest, narrow, SHALLOW if scattered else deepest)
     name = tuning.tile_key(kernel, how, rows, columns, depth)
     return settle(name, device, tiles, lambda t: cycles(t, how, rows, columns, depth, target))
 

@@ -38,7 +38,8 @@ def factored_forward(
         return y, x.new_zeros(rows, R)
     into, out = in_side(B), out_side(A)
     n = rows if shared else rows // rays
-    if fused and R <= linear_product.LARGEST_FUSED:
+    beside = linear_product.widest(x.dtype)
+    if fused and beside >= R:
         S = x.new_empty(rows, R)
         linear_product.run(x, weight, bias, into, out, lam, S, y, n=n, s_from="x", shared=shared)
     else:
@@ -76,7 +77,7 @@ def factored_backward(
     common = linear_sums.over_rays(grad, lam, common=True, tasks=0)[0] if shared and _reads_sum(needs) else grad
     dx = U0 = None
     inside, outside = out_side(A), in_side(B)  # the roles are swapped: G is projected by A, and B leads back
-    if needs.x and fused and not shared and tasks * r <= linear_product.LARGEST_FUSED:
+    if needs.x and fused and not shared and tasks * r <= linear_product.widest(x.dtype):
         dx = x.new_empty(x.shape)
         U0 = grad.new_empty(grad.shape[0], tasks * r) if needs_u else None
         transposed = None if weight is None else weight.t()

@@ -120,7 +120,14 @@ def run(
     O = y.shape[1]
     elements = D.shape[0] + (weight is not None)
     tile = configs.choose(
-        "linear_basis", x.dtype, x.device, rows, O, K * elements, largest=_LARGEST, scattered=scattered(x, D)
+        "linear_basis",
+        x.dtype,
+        x.device,
+        rows,
+        O,
+        K * elements,
+        largest=_largest(configs.kind(x.dtype)),
+        scattered=scattered(x, D),
     )
     launch(
         linear_basis,
@@ -155,7 +162,9 @@ def run(
     )
 
 
-_LARGEST = 128 * 128
+def _largest(kind: str) -> int:
+    """Exact float32 products need more registers beside the accumulator."""
+    return 64 * 64 if kind == "ieee" else 128 * 128
 
 
 def variants() -> Iterator[Variant]:
@@ -175,6 +184,6 @@ def variants() -> Iterator[Variant]:
             f"linear_basis {label}",
             linear_basis,
             lambda dtype, swapped=swapped, scaled=scaled: call(dtype, swapped, scaled),  # type: ignore[misc]
-            lambda kind, target: configs.candidates(kind, target, largest=_LARGEST),
+            lambda kind, target: configs.candidates(kind, target, largest=_largest(kind)),
             all_default=label == "forward",
         )

@@ -115,7 +115,14 @@ def run(x: Tensor, weight: Tensor | None, D: Tensor, bias: Tensor | None, lam: T
     BE, columns = _shape(D.shape[0] + (weight is not None))
     shape = (rows, O * BE, K)
     tile = configs.choose(
-        "linear_combine", x.dtype, x.device, *shape, largest=_LARGEST, narrow=columns, scattered=scattered(x, D)
+        "linear_combine",
+        x.dtype,
+        x.device,
+        *shape,
+        largest=_LARGEST,
+        narrow=columns,
+        deepest=_DEEPEST,
+        scattered=scattered(x, D),
     )
     launch(
         linear_combine,
@@ -147,7 +154,7 @@ def run(x: Tensor, weight: Tensor | None, D: Tensor, bias: Tensor | None, lam: T
     )
 
 
-_LARGEST = 64 * 128
+_LARGEST = 64 * 64  # a tile is kept once more, as the rays take their combinations
 
 
 def variants() -> Iterator[Variant]:
@@ -164,6 +171,6 @@ def variants() -> Iterator[Variant]:
             linear_combine,
             lambda dtype, T=T: call(dtype, T),  # type: ignore[misc]
             lambda kind, target, T=T: configs.candidates(  # type: ignore[misc]
-                kind, target, largest=_LARGEST, columns=_shape(T + 1)[1]
+                kind, target, largest=_LARGEST, columns=_shape(T + 1)[1], deepest=_DEEPEST
             ),
         )

@@ -44,7 +44,12 @@ from palora_kernels.triton.tiles import (
     tile_of,
 )
 
-LARGEST_FUSED = 64  # columns of S that fit beside the tile
+LARGEST_FUSED = 64  # columns of S that fit beside the tile; half of it in float32
+
+
+def widest(dtype: torch.dtype) -> int:
+    """Columns of S that a program holds: more than these are computed before (``split``) and read piece by piece."""
+    return LARGEST_FUSED if dtype.itemsize == 2 else LARGEST_FUSED // 2
 
 
 @triton.jit
@@ -212,7 +217,7 @@ def run(
     """Fill y (rows, O), or (M*rows, O) if ``shared``; weight is (O, K) with any strides. See `linear_product`."""
     rows, K = x.shape
     O, R, rays = y.shape[1], into.columns, lam.shape[0]
-    BR = min(padded(R), LARGEST_FUSED)
+    BR = min(padded(R), widest(x.dtype))
     tile = choose(x, weight, rows, O, K, BR)
     launch(
         linear_product,
@@ -260,9 +265,8 @@ def run(
 
 def _largest(BR: int, kind: str) -> int:
     """S takes registers beside the accumulator, and 32-bit operands twice as many: larger tiles would spill."""
-    if BR > 32:
-        return 64 * 64
-    return 128 * 128 if kind == "half" else 128 * 64
+    few, many = {"half": (128 * 128, 64 * 64), "tf32": (128 * 64, 64 * 64), "ieee": (128 * 64, 64 * 32)}[kind]
+    return few if BR <= 16 or (kind == "half" and BR <= 32) else many
 
 
 def choose(x: Tensor, weight: Tensor | None, rows: int, O: int, K: int, BR: int) -> configs.Tile:
@@ -278,10 +282,11 @@ def bias_strides(bias: Tensor | None) -> dict[str, int]:
 
 
 def variants() -> Iterator[Variant]:
-    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with 64 too."""
+    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with as many as fit."""
 
     def call(dtype: torch.dtype, R: int, s_from: str, *, shared: bool = False, backward: bool = False) -> None:
         M, n, K, O, T = 5, 512, 512, 1024, 2
+        R = min(R, widest(dtype)) if s_from == "x" else R
         x, weight = torch.empty(M * n, K, dtype=dtype, device=META), torch.empty(O, K, dtype=dtype, device=META)
         A = torch.empty(T, O, R // T, dtype=dtype, device=META)
         B = torch.empty(T, R // T, K, dtype=dtype, device=META)
@@ -297,17 +302,20 @@ def variants() -> Iterator[Variant]:
             run(x, weight, bias, in_side(B), out_side(A), lam, s, y, n=n, s_from=s_from, shared=shared)
 
     def tiles(R: int) -> Callable[[str, configs.Target], list[configs.Tile]]:
-        BR = min(padded(R), LARGEST_FUSED)
-        return lambda kind, target: configs.candidates(kind, target, side=BR, largest=_largest(BR, kind))
+        def listed_for(kind: str, target: configs.Target) -> list[configs.Tile]:
+            BR = min(padded(R), widest(torch.float16 if kind == "half" else torch.float32))
+            return configs.candidates(kind, target, side=BR, largest=_largest(BR, kind))
+
+        return listed_for
 
     def listed(label: str, R: int, s_from: str, all_default: bool = False, **mode: bool) -> Iterator[Variant]:
-        name = f"linear_product {label} R{R}"
+        name = f"linear_product {label}"
         yield from variants_of(
             name, linear_product, lambda dtype: call(dtype, R, s_from, **mode), tiles(R), all_default=all_default
         )
 
     yield from listed("forward", 16, "x", all_default=True)
-    yield from listed("forward", 64, "x")
+    yield from listed("forward wide", LARGEST_FUSED, "x")
     yield from listed("dx", 16, "x", backward=True)
     yield from listed("shared", 16, "x", shared=True)
     yield from listed("forward split", 128, "memory")

@@ -223,15 +223,15 @@ def lam(S: Tensor, U0: Tensor | None, rays: int, tasks: int, shared: bool) -> Te
     """S (P, R) and U0 (M*n, R), contiguous -> dlam (M, T) float32. Without U0 the sums of S, (M*n, R), alone."""
     n, r = S.shape[0] // (1 if shared else rays), S.shape[1] // max(tasks, 1)
     dlam = torch.empty(rays, tasks, dtype=torch.float32, device=S.device)
-    BI = min(64, _power(n))
-    BM = 64 // BI
+    BI = min(32, _power(n))  # with 64 rows the addresses of 16-bit numbers fill the registers
+    BM = 32 // BI
     blocks = triton.cdiv(rays, BM)
     splits = _splits(blocks * tasks, n, BI, S)
     partial = reduce.Partial.of([dlam], splits)
     launch(
         linear_lam,
         blocks * tasks * partial.splits,
-        num_warps=4,
+        num_warps=2,
         num_stages=2,
         s_ptr=S,
         u_ptr=U0,
