@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from palora.bench import models, ops, table
 from palora.bench.device import bound, clock, coverage, figure, rates, rows, run
 from palora.cli import main
-from palora.cli.bench import check_kernels
+from palora.cli.bench import check_kernels, on_device, tuned
 from palora.errors import PaloraError
 from palora_kernels import implementations
-from palora_kernels.triton import configs, roofline
+from palora_kernels.triton import configs, roofline, tuning
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.networks import LAYERS
 
@@ -312,3 +312,47 @@ def test_options_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     assert "are for GPUs" in capsys.readouterr().err
     assert main(["bench", "--figure", "rows.gif"]) == 1
     assert ".svg" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes of the tables, small enough for Triton's interpreter."""
+    monkeypatch.setattr(ops, "LINEAR", [(2, 8, 16, 12, 2, 1)])
+    monkeypatch.setattr(ops, "CONV", [])
+    monkeypatch.setattr(ops, "DELTA", (2, 4, 6, 5, 2))
+    monkeypatch.setattr(rows, "compiled", identity)
+    monkeypatch.setattr(run, "backends", lambda device: (["triton"], {}))
+    calls = coverage.examples(small=True)[:1]
+    monkeypatch.setattr(coverage, "examples", lambda small=False: calls)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_whole_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Checked, rates, rows: all that `--device cuda` prints, in this order."""
+    with small_tiles():
+        header, found = on_device(CPU, [torch.float32], clock.HostClock(1), "delta", 0.0, small=True)
+    out = capsys.readouterr().out
+    places = [out.index(text) for text in ("torch", "tuning: none", "checked: 3 calls of triton", "measured: copy")]
+    assert places == sorted(places)
+    assert out.index("delta, forward, float32") < out.index("delta, backward, float32")
+    assert len(found) == 3
+    assert header["measured"]["flops_per_second"]["float32"] > 0
+    table.save(tmp_path / "rows.json", header, found)
+    assert table.load(tmp_path / "rows.json") == (header, found)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_tuning_from_the_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured, be it by a host's clock, is in the file that the next call reads."""
+    path = tmp_path / "tuning.json"
+    monkeypatch.setenv("PALORA_TUNING", str(path))
+    monkeypatch.setenv("PALORA_BACKEND", "triton")
+    monkeypatch.setattr(configs, "_IEEE", [SMALL])
+    monkeypatch.setitem(configs._TILES, "ieee", [SMALL])
+    tuned(CPU, [torch.float32], clock.HostClock(1), "linear_delta", 0.0)
+    entries = tuning.of(CPU)
+    assert f"{path}: {len(entries.tiles)} tiles and 1 plans" in capsys.readouterr().out
+    assert entries.tiles
+    tuning.read.cache_clear()
