@@ -231,8 +231,8 @@ def lam(S: Tensor, U0: Tensor | None, rays: int, tasks: int, shared: bool) -> Te
     launch(
         linear_lam,
         blocks * tasks * partial.splits,
-        num_warps=2,
-        num_stages=2,
+        num_warps=4,
+        num_stages=1,
         s_ptr=S,
         u_ptr=U0,
         out_ptr=partial.targets[0],
