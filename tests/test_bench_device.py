@@ -136,7 +136,7 @@ def test_a_wrong_row_has_no_times_and_a_failed_compiler_no_column() -> None:
     assert "WRONG" in run.cells(row)[2]
 
 
-@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize("precision", [None, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_training_step(precision: torch.dtype | None) -> None:
     """Ours, the loop and the loop behind a compiler take steps; the bound counts every adapted layer."""
     named = models.mlp_steps(CPU, precision=precision)
