@@ -46,7 +46,7 @@ class Row:
 def measured(group: str, make: Maker, budget: float, device: torch.device) -> Row:
     """Check the case, and time it only if the check passes."""
     case: Case = make()
-    row = Row(group, case.name, plans_of(case.ours), case.check(), case.tolerance)
+    row = Row(group, case.name, plans_of(case.ours) or "torch", case.check(), case.tolerance)
     if row.correct:
         columns = case.columns()
         row.times = measure(columns, budget)

@@ -26,8 +26,8 @@ def check_path(path: Path) -> None:
 
 
 def ratio_figure(rows: Sequence[Row], path: Path, title: str) -> Figure:
-    """Bars of the time of each column over ours, a group of bars a row; right of 1, ours is faster. Wrong rows, which
-    have no times, are left out."""
+    """Bars from 1 to the time of each column over ours, a group of bars a row; to the right, ours is faster. Wrong rows,
+    which have no times, are left out."""
     check_path(path)
     shown = [row for row in rows if row.times]
     with matplotlib.rc_context({"font.size": 8, "svg.fonttype": "none"}):
@@ -36,8 +36,10 @@ def ratio_figure(rows: Sequence[Row], path: Path, title: str) -> Figure:
         height = 0.8 / len(COLUMNS)
         for index, (column, (label, colour)) in enumerate(COLUMNS.items()):
             there = [(i, row.ratio(column)) for i, row in enumerate(shown) if column in row.times]
-            places = [i + (index - 1) * height for i, _ in there]
-            axes.barh(places, [ratio for _, ratio in there], height, color=colour, label=label)
+            if there:
+                places = [i + (index - 1) * height for i, _ in there]
+                lengths = [ratio - 1 for _, ratio in there]
+                axes.barh(places, lengths, height, left=1.0, color=colour, label=label)
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set_xscale("log")
         axes.set_yticks(range(len(shown)), [f"{row.name}  ({row.group})" for row in shown])
