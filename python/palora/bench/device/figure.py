@@ -26,7 +26,7 @@ def check_path(path: Path) -> None:
 
 
 def ratio_figure(rows: Sequence[Row], path: Path, title: str) -> Figure:
-    """Bars from 1 to the time of each column over ours, a group of bars a row; to the right, ours is faster. Wrong rows,
+    """Bars from 1 to the time of each column over ours, a group a row; to the right, ours is faster. Wrong rows,
     which have no times, are left out."""
     check_path(path)
     shown = [row for row in rows if row.times]
