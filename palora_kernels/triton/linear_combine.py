@@ -155,7 +155,7 @@ def run(x: Tensor, weight: Tensor | None, D: Tensor, bias: Tensor | None, lam: T
 
 
 _LARGEST = 64 * 64  # a tile is kept once more, as the rays take their combinations
-_DEEPEST = 32
+_DEEPEST = 32  # an address a column and depth: the elements are not one matrix
 
 
 def variants() -> Iterator[Variant]:
