@@ -123,7 +123,9 @@ def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int =
     if flat:
         return _GATHERED_IEEE if kind == "ieee" else _GATHERED
     deepest = max(16, _power(channels))
-    spilling = ((128, 64), (32, 32)) if kind == "ieee" else ()
+    spilling = [(128, 64), (32, 32)] if kind == "ieee" else []
+    if kind == "ieee" and target.name == "sm_100":
+        spilling.append((64, 32))
     found = [replace(t, depth=min(t.depth, deepest)) for t in configs.candidates(kind, target, largest=_LARGEST)]
     return list(dict.fromkeys(t for t in found if (t.rows, t.columns) not in spilling))
 
