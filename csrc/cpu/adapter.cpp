@@ -136,8 +136,8 @@ std::vector<Tensor> low_rank_pull(const Tensor& grad, const Tensor& S, const Ten
           needs[4] ? out.db.sum(0).to(S.scalar_type()) : none};
 }
 
-Tensor combine(const Tensor& z, const Tensor& c) {
-  constexpr const char* name = "palora_native::combine";
+Tensor combine_rows(const Tensor& z, const Tensor& c) {
+  constexpr const char* name = "palora_native::combine_rows";
   TORCH_CHECK(z.dim() == 2 && c.dim() == 2 && c.size(1) == z.size(0) && z.is_contiguous() && c.is_contiguous() &&
                   c.scalar_type() == wide_type(z.scalar_type()),
               name, ": `z` should be (B, N) and `c` (A, B), contiguous, `c` in the arithmetic type. Found ", z.sizes(),

@@ -17,6 +17,6 @@ std::vector<Tensor> low_rank_pull(const Tensor& grad, const Tensor& S, const Ten
 
 // out (A, N) = c (A, B) z (B, N): combinations of basis outputs into rays, or of gradients of rays into the basis's, in one
 // pass over memory.
-Tensor combine(const Tensor& z, const Tensor& c);
+Tensor combine_rows(const Tensor& z, const Tensor& c);
 
 }  // namespace palora

@@ -57,7 +57,7 @@ TORCH_LIBRARY(palora_native, library) {
   library.def("low_rank_add(Tensor? base, Tensor S, Tensor A, Tensor lam, bool shared, Tensor(a!) y) -> ()");
   library.def(
       "low_rank_pull(Tensor grad, Tensor S, Tensor A, Tensor lam, bool shared, bool[5] needs) -> Tensor[]");
-  library.def("combine(Tensor z, Tensor c) -> Tensor");
+  library.def("combine_rows(Tensor z, Tensor c) -> Tensor");
   library.def("max_pool_relu(Tensor x) -> (Tensor, Tensor)");
   library.def("max_pool_relu_backward(Tensor dy, Tensor which, int height, int width) -> Tensor");
 }
@@ -74,7 +74,7 @@ TORCH_LIBRARY_IMPL(palora_native, CPU, library) {
   library.impl("pull_rows", &pull_rows);
   library.impl("low_rank_add", &low_rank_add);
   library.impl("low_rank_pull", &low_rank_pull);
-  library.impl("combine", &combine);
+  library.impl("combine_rows", &combine_rows);
   library.impl("max_pool_relu", &max_pool_relu);
   library.impl("max_pool_relu_backward", &max_pool_relu_backward);
 }

@@ -70,7 +70,7 @@ def _common_sum(lam: Tensor) -> float | None:
 
 def _combine(z: Tensor, c: Tensor) -> Tensor:
     """z (B, ...) and c (A, B) -> (A, ...): one pass over memory."""
-    mixed: Tensor = torch.ops.palora_native.combine.default(z.view(z.shape[0], -1), c.contiguous())
+    mixed: Tensor = torch.ops.palora_native.combine_rows.default(z.view(z.shape[0], -1), c.contiguous())
     return mixed.view(c.shape[0], *z.shape[1:])
 
 
