@@ -1,4 +1,4 @@
-"""Counted bytes and flops of the Triton plans, by hand in small cases and against the bound for the papers' networks."""
+"""Counted bytes and flops of the Triton plans: by hand in small cases, and against the bound for real layers."""
 
 from __future__ import annotations
 

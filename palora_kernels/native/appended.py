@@ -1,4 +1,4 @@
-"""The native ``factored`` plan of `conv2d`: S = X * B by one small convolution over all rows, Y = X * W + (S o Lam) A^T.
+"""The native ``factored`` plan of `conv2d`: S = X * B by one small convolution of all rows, Y = X * W + (S o Lam) A^T.
 
 A map in channels_last is a matrix, positions by channels, so that the low-rank part is what it is in `linear`: skinny
 passes in C++, the base map read or written once. The convolutions are tiled ones where a kernel meets many positions,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from palora_kernels.eager.factors import Needs
-from palora_kernels.eager.linear import Gradients
 from palora_kernels.eager.linear import LOW_RANK as EAGER_LOW_RANK
+from palora_kernels.eager.linear import Gradients
 from palora_kernels.native.basis import DENSE
 
 
