@@ -1,9 +1,9 @@
 """The native plans of `conv2d` and `conv2d_delta`.
 
-``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row (T where every
-ray's coefficients have one sum), combined into M rows while they are in cache. ``tiled`` merges ray by ray and convolves
-in channels_last with register tiles, into the rows of the result at once. ``merged`` is the eager plan with merging and
-pulling back in C++; its convolutions are oneDNN's. `appended` and `basis` hold the other two.
+``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row (T where the
+coefficients of every ray have one sum), combined into M rows while they are in cache. ``tiled`` merges ray by ray and
+convolves in channels_last with register tiles, into the rows of the result at once. ``merged`` is the eager plan with
+merging and pulling back in C++; its convolutions are oneDNN's. `appended` and `basis` hold the other two.
 """
 
 from __future__ import annotations

@@ -133,9 +133,14 @@ def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int =
 def gradient_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
     """What `conv_kernel_gradient` may take; a tile is no wider than the channels of one tap."""
     if flat:
-        return _GATHERED_IEEE if kind == "ieee" else _GATHERED
+        listed = _GATHERED_IEEE if kind == "ieee" else _GATHERED
+        return [t for t in listed if target.name != "sm_120" or (t.rows, t.columns) != (64, 32)]  # spills there
     widest = max(16, _power(channels))
-    found = [replace(t, columns=min(t.columns, widest)) for t in configs.candidates(kind, target, largest=_LARGEST)]
+    found = [
+        replace(t, columns=min(t.columns, widest))
+        for t in configs.candidates(kind, target, largest=_LARGEST)
+        if t.columns <= widest or t.num_warps <= 4  # a narrow tile is not enough work for eight warps
+    ]
     return list(dict.fromkeys(t for t in found if t.rows >= 64 or t.columns <= 32))  # the others spill
 
 
