@@ -210,7 +210,7 @@ def conv2d(call: Conv, op: str = "conv2d", like: Tensor | None = None) -> str:
             return "basis"
         return "tiled" if call.offers("tiled") else "merged"
     if call.in_cpp and call.channels_last:
-        if call.offers("factored"):
+        if call.offers("factored") and call.K > 32:  # below that its passes over the map are the work
             return "factored"
         # `direct` keeps a row of every element in cache and pays for lanes that its few outputs leave empty.
         if call.offers("direct") and call.elements <= call.rays and call.n * call.positions * call.O < 100_000:
