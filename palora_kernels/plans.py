@@ -195,7 +195,8 @@ def conv2d(call: Conv, op: str = "conv2d", like: Tensor | None = None) -> str:
         sizes = {"rays": call.rays, "n": call.n, "positions": call.positions, "K": call.K, "O": call.O, "R": call.R}
         measured = _measured(like, op, call.shared, **sizes, elements=call.elements, groups=call.groups)
         return measured if measured is not None and call.offers(measured) else _conv2d_on_gpu(call)
-    few = call.n * call.positions < 16384 or 2 * call.elements <= 3 * call.rays  # beside merging: rows, or products
+    # More products than merging has pay where calls are the work, or where outputs fill the vectors.
+    few = call.n * call.positions < 16384 or 2 * call.elements <= 3 * call.rays or call.O >= 32
     if call.offers("direct") and call.K <= 32 and call.rays > 1 and call.channels_last and few:
         return "direct"
     if not call.shared:
