@@ -143,12 +143,17 @@ def test_kernels_tile_by_tile(geometry: Any, shared: bool, device: str) -> None:
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL):
         y = conv_gemm.forward(nhwc[0], kernels, None, shape)
         dx = conv_gemm.input_gradient(nhwc[1], kernels, shape)
-        each, total = conv_kernel_gradient.kernel_gradients(nhwc[0], nhwc[1], shape, each=True, total=True)
+        each, total, of_rays = conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=True, total=True, bias_dims=2)
+        *_, of_all = conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True, bias_dims=1)
     close = {"atol": 2e-4, "rtol": 1e-4}
     torch.testing.assert_close(y.permute(0, 3, 1, 2).double(), wanted.detach(), **close)
     torch.testing.assert_close(dx.permute(0, 3, 1, 2).double(), wanted_dx, **close)
     assert each is not None
     assert total is not None
+    assert of_rays is not None
+    assert of_all is not None
+    torch.testing.assert_close(of_rays.double(), G.double().unflatten(0, (rays, n)).sum((1, 3, 4)), **close)
+    torch.testing.assert_close(of_all.double(), G.double().sum((0, 2, 3)), **close)
     torch.testing.assert_close(each.double(), wanted_dK, **close)
     torch.testing.assert_close(total.double(), wanted_dK.sum(0), **close)
 

@@ -16,7 +16,7 @@ from palora_kernels import plans
 from palora_kernels.triton import availability
 
 pytest.importorskip("triton")
-from palora_kernels.triton import configs, linear_combine, linear_product
+from palora_kernels.triton import configs, linear_combine, linear_product, linear_rays
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.launch import recording
 
@@ -104,6 +104,16 @@ def test_more_columns_than_fit_beside_a_tile(device: str, shared: bool) -> None:
     case = linear_case(2, 3, 5, 6, 3, 22, shared=shared)
     assert linear_product.LARGEST_FUSED < 66
     assert_triton_equals_definition("linear", case, torch.float32, "factored", device=device, shared=shared)
+
+
+@pytest.mark.parametrize("rays", [linear_rays.MOST_RAYS, linear_rays.MOST_RAYS + 1])
+@pytest.mark.parametrize("n", [1, 17])
+def test_gradients_of_many_rays_in_one_reading_and_in_two(device: str, rays: int, n: int) -> None:
+    case = linear_case(rays, n, 5, 35, 2, 3, shared=True)
+    with configs.assume(TARGETS["sm_90"]):
+        fits = linear_rays.fits(torch.empty(rays * n, 35, device="meta"), rays, 6)
+    assert fits == (rays == linear_rays.MOST_RAYS)
+    assert_triton_equals_definition("linear", case, torch.float32, "factored", device=device, shared=True)
 
 
 def test_a_preference_a_row(device: str) -> None:

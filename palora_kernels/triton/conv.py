@@ -90,17 +90,19 @@ def merged_backward(
     if shape.images == 0:
         return _gradients_without_rows(x, weight, factors, lam, bias_dims, needs, layout)
     g = nhwc(grad)
-    dx, dweight, dfactors, dlam = None, None, None, None
+    dx, dweight, dbias, dfactors, dlam = None, None, None, None, None
     if needs.x:
         # The kernels are formed again rather than kept: M weights are more than W and the factors.
         kernels = merge.kernels_of_rays(weight, factors, lam)
         dx = restored(conv_gemm.input_gradient(g, kernels, shape), layout)
     each, total = needs.factors or needs.lam, needs.weight and weight is not None
     if each or total:
-        dkernels, dweight = kernel_gradients(nhwc(x), g, shape, each=each, total=total)
+        of_bias = bias_dims if needs.bias else 0
+        dkernels, dweight, dbias = kernel_gradients(nhwc(x), g, shape, each=each, total=total, bias_dims=of_bias)
         if dkernels is not None:
             dfactors, dlam = merge.pull_back(factors, dkernels, lam, needs)
-    dbias = _bias_gradient(g, lam.shape[0], bias_dims) if needs.bias else None
+    elif needs.bias:
+        dbias = _bias_gradient(g, lam.shape[0], bias_dims)
     return dx, dweight, dbias, dfactors, dlam
 
 

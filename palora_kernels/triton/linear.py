@@ -16,7 +16,7 @@ from torch import Tensor
 
 from palora_kernels.eager.factors import Needs
 from palora_kernels.eager.linear import Gradients
-from palora_kernels.triton import linear_dense, linear_product, linear_project, linear_sums, linear_weights
+from palora_kernels.triton import linear_dense, linear_product, linear_project, linear_rays, linear_sums, linear_weights
 from palora_kernels.triton.operands import in_side, out_side
 
 
@@ -74,16 +74,20 @@ def factored_backward(
     n = grad.shape[0] // rays
     shared = shared and rays > 1  # one ray shares nothing
     needs_u = needs.factors or needs.lam
-    common = linear_sums.over_rays(grad, lam, common=True, tasks=0)[0] if shared and _reads_sum(needs) else grad
-    dx = U0 = None
     inside, outside = out_side(A), in_side(B)  # the roles are swapped: G is projected by A, and B leads back
+    common, dx, U0 = grad, None, None
+    if shared and _reads_sum(needs):
+        if (needs.x or needs_u) and linear_rays.fits(grad, rays, tasks * r):
+            common, U0 = linear_rays.run(grad, inside, rays)
+        else:
+            common = linear_sums.over_rays(grad, lam, common=True, tasks=0)[0]
     if needs.x and fused and not shared and tasks * r <= linear_product.widest(x.dtype):
         dx = x.new_empty(x.shape)
         U0 = grad.new_empty(grad.shape[0], tasks * r) if needs_u else None
         transposed = None if weight is None else weight.t()
         linear_product.run(grad, transposed, None, inside, outside, lam, U0, dx, n=n, s_from="x")
     elif needs.x or needs_u:
-        U0 = linear_project.run(grad, inside)
+        U0 = linear_project.run(grad, inside) if U0 is None else U0
         if needs.x:
             dx = x.new_empty(x.shape)
             transposed = None if weight is None else weight.t()

@@ -54,15 +54,18 @@ def variants_of(
             yield variant(found, text, default=default, dots=dots, targets=tuple(targets))
 
 
-def plain_variants(label: str, kernel: Any, call: Callable[[torch.dtype], Any]) -> Iterator[Variant]:
-    """For kernels without products: one variant for each dtype, for all targets."""
+def plain_variants(
+    label: str, kernel: Any, call: Callable[[torch.dtype], Any], *, products: bool = False
+) -> Iterator[Variant]:
+    """For kernels of one tile: one variant for each dtype, for all targets; in tf32 too if they have ``products``."""
     for dtype, tf32, name in _KINDS:
-        if tf32:
+        if tf32 and not products:
             continue
-        with configs.assume(TARGETS["sm_90"]), recording() as launches:
+        with configs.assume(TARGETS["sm_90"], tf32=tf32), recording() as launches:
             call(dtype)
         found = next(entry for entry in launches if entry.kernel is kernel)
-        yield variant(found, f"{label} {name}", default=name != "fp16", dots="none", targets=None)
+        dots = ("ieee" if name == "fp32" else "tensor") if products else "none"
+        yield variant(found, f"{label} {name}", default=name in ("bf16", "fp32"), dots=dots, targets=None)
 
 
 def variant(launch: Launch, name: str, *, default: bool, dots: str, targets: tuple[str, ...] | None) -> Variant:
