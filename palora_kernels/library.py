@@ -35,9 +35,7 @@ def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Ca
 def _pack(x: Tensor, gradients: Any, count: int) -> list[Tensor]:
     """Gradients as a list without gaps: what was not asked for is an empty tensor."""
     dx, dweight, dbias, factors, dlam = gradients
-    return [
-        x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam)
-    ]
+    return [x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam)]
 
 
 def _fake_gradients(

@@ -98,9 +98,7 @@ def assert_equals_definition(
     """A plan of the backend ``tested`` in ``dtype`` against the reference in float64, output and all gradients."""
     op = getattr(pk, op_name)
     # Both start from the same rounded values, so that only the arithmetic differs.
-    rounded = {
-        k: None if v is None else (v if k == "lam" else v.to(dtype).double()) for k, v in case.items()
-    }
+    rounded = {k: None if v is None else (v if k == "lam" else v.to(dtype).double()) for k, v in case.items()}
     exact = convert(rounded, torch.float64)
     y_shape = op(**exact, **options, backend="reference").shape
     grad = torch.randn(y_shape).to(case["x"].device, dtype).double()

@@ -162,7 +162,7 @@ def test_bounds_are_those_of_the_roofline(layer: roofline.Layer) -> None:
     """Two implementations of one count: from layers there, from tensors here."""
     meta, M, T, r, O = torch.device("meta"), 5, layer.tasks, layer.rank, layer.outputs
     build = roofline._linear if layer.kind == "linear" else roofline._conv
-    *_, stages = build(layer, M, meta, "merged" if layer.kind == "conv" else "factored")
+    stages = build(layer, M, meta, "merged" if layer.kind == "conv" else "factored").stages
 
     def make(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=meta)

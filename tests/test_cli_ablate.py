@@ -119,9 +119,7 @@ def test_an_interrupted_run_goes_on(
     assert [line["kind"] for line in read_metrics(tmp_path / "rank=1,rays=3" / "seed1")] == ["epoch"]
 
 
-def test_a_run_that_diverges_does_not_end_the_ablation(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_diverges_does_not_end_the_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--set", "lr=0.001,1e30", "--seeds", "0") == 0
     content = json.loads((tmp_path / "ablation.json").read_text())
     assert [row["failed"] for row in content["rows"]] == [[], [0]]

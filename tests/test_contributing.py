@@ -36,9 +36,7 @@ def test_there_is_an_example_of_each_kind() -> None:
 
 
 def test_the_model_is_built_by_name_and_can_be_adapted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        model_registry.MODELS, "tinycnn", example("palora/models/tinycnn", monkeypatch).TinyCNN
-    )
+    monkeypatch.setitem(model_registry.MODELS, "tinycnn", example("palora/models/tinycnn", monkeypatch).TinyCNN)
     model = models.build("tinycnn", outputs=(3, 1)).double()
     x = torch.randn(2, 1, 5, 6, dtype=torch.float64)
     assert [tuple(y.shape) for y in model(x)] == [(2, 3), (2, 1)]
@@ -49,9 +47,7 @@ def test_the_model_is_built_by_name_and_can_be_adapted(monkeypatch: pytest.Monke
 
 
 def test_the_method_does_not_see_the_units_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        method_registry.METHODS, "si", example("palora/methods/si", monkeypatch).ScaleInvariant
-    )
+    monkeypatch.setitem(method_registry.METHODS, "si", example("palora/methods/si", monkeypatch).ScaleInvariant)
     method = methods.build("si", 2)
     weight = torch.tensor([3.0, 2.0], requires_grad=True)
     method.objective(weight[None].square(), method.rays(1.0)).backward()
@@ -67,9 +63,7 @@ def test_the_recipe_trains_the_data_set_with_the_method(
 ) -> None:
     entry = example("palora/data/waves", monkeypatch).ENTRY
     monkeypatch.setitem(data_registry._ENTRIES, entry.name, entry)
-    monkeypatch.setitem(
-        method_registry.METHODS, "si", example("palora/methods/si", monkeypatch).ScaleInvariant
-    )
+    monkeypatch.setitem(method_registry.METHODS, "si", example("palora/methods/si", monkeypatch).ScaleInvariant)
     recipe = example("palora/recipes/waves", monkeypatch).RECIPE
     monkeypatch.setitem(recipes.RECIPES, recipe.name, recipe)
 

@@ -105,9 +105,7 @@ def test_a_partial_file_longer_than_the_servers_is_dropped(server: Server, targe
 
 
 @pytest.mark.parametrize("fault", ["no-range", "wrong-range"])
-def test_a_server_that_does_not_continue_is_asked_for_everything(
-    server: Server, target: Path, fault: str
-) -> None:
+def test_a_server_that_does_not_continue_is_asked_for_everything(server: Server, target: Path, fault: str) -> None:
     server.faults["/a"] = ["drop", fault]
     get(server, target, "/a")
     assert_delivered(target)
@@ -177,16 +175,12 @@ def test_an_earlier_file_survives_a_failed_download(server: Server, target: Path
     assert target.read_bytes() == b"old"
 
 
-def test_without_a_network_one_sentence_says_so(
-    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_one_sentence_says_so(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_name(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))
 
     monkeypatch.setattr(urllib.request, "urlopen", no_name)
-    with pytest.raises(
-        PaloraError, match=r"no mirror could be reached.*Name or service.*--data DIR"
-    ) as caught:
+    with pytest.raises(PaloraError, match=r"no mirror could be reached.*Name or service.*--data DIR") as caught:
         get(server, target, "/a", "/b", remedy="Name a folder with --data DIR.")
     assert "\n" not in str(caught.value)
 

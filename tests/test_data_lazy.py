@@ -17,9 +17,7 @@ def read(index: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     return INPUTS[index], (TARGET[index],)
 
 
-def jitter(
-    x: Tensor, targets: tuple[Tensor, ...], generator: np.random.Generator
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+def jitter(x: Tensor, targets: tuple[Tensor, ...], generator: np.random.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
     return x + float(generator.random()), (targets[0] + int(generator.integers(100)) * 100,)
 
 

@@ -31,9 +31,7 @@ needs_mnist = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_the_users(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _nothing_of_the_users(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PALORA_MIRROR", raising=False)
     if "complete" not in request.fixturenames:
@@ -55,9 +53,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     for name, shape in zip(NAMES, [(9, 28, 28), (9,), (5, 28, 28), (5,)], strict=True):
         values = rng.integers(10, size=shape, dtype=np.uint8).tobytes()
         contents[name] = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + values
-    files = [
-        mnist._File(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()
-    ]
+    files = [mnist._File(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in contents.items()]
     monkeypatch.setattr(mnist, "_FILES", tuple(files))
     monkeypatch.setattr(mnist, "_PARTS", {"train": tuple(files[:2]), "test": tuple(files[2:])})
     return contents
@@ -191,9 +187,7 @@ def test_prepare_replaces_a_damaged_file_and_fetches_a_missing_one(
     assert len(list(place.iterdir())) == 4
 
 
-def test_an_own_mirror_is_asked_first(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_own_mirror_is_asked_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALORA_MIRROR", server.url("/own"))
     mnist.prepare(tmp_path, backoff=())
     asked = [path for path, _ in server.seen]
@@ -202,9 +196,7 @@ def test_an_own_mirror_is_asked_first(
 
 def test_a_failed_download_tells_how_to_do_without(server: Server, tmp_path: Path) -> None:
     server.files.clear()
-    with pytest.raises(
-        PaloraError, match=r"train-images-idx3-ubyte\.gz.*HTTP 404.*--data DIR or PALORA_DATA"
-    ):
+    with pytest.raises(PaloraError, match=r"train-images-idx3-ubyte\.gz.*HTTP 404.*--data DIR or PALORA_DATA"):
         mnist.prepare(tmp_path, backoff=())
 
 

@@ -172,9 +172,7 @@ def test_bad_arguments_are_named(option: dict[str, int]) -> None:
 
 
 def test_the_complete_set_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(
-        PaloraError, match=r"train-images.*palora data prepare mnist.*--data DIR.*PALORA_DATA"
-    ):
+    with pytest.raises(PaloraError, match=r"train-images.*palora data prepare mnist.*--data DIR.*PALORA_DATA"):
         data.load("multimnist", folder=tmp_path)
 
 
@@ -193,9 +191,7 @@ def test_cached_pairs_equal_fresh_ones(tmp_path: Path, monkeypatch: pytest.Monke
 
     def load(**options: int) -> Dataset:
         built.clear()
-        return data.load(
-            "multimnist", limit=500, progress=lambda what, done, total: built.append(what), **options
-        )
+        return data.load("multimnist", limit=500, progress=lambda what, done, total: built.append(what), **options)
 
     fresh = load()
     assert set(built) == {"train pairs", "validation pairs", "test pairs"}

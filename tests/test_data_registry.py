@@ -32,9 +32,7 @@ def test_unknown_options_are_answered_with_the_known_ones() -> None:
         data.load("multimnist-small", ofset=8)
 
 
-def test_the_data_root_is_argument_then_environment_then_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_data_root_is_argument_then_environment_then_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_root() == tmp_path / ".cache" / "palora"
     assert data_root() == tmp_path / ".cache" / "palora" / "data"

@@ -45,9 +45,7 @@ def test_as_many_rays_as_fit(monkeypatch: pytest.MonkeyPatch, free: int, expecte
     assert sizes.train == expected
 
 
-def test_little_memory_makes_small_chunks_with_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_little_memory_makes_small_chunks_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tiny(), tmp_path / "whole")
     monkeypatch.setattr(chunk_size, "available_memory", lambda device: 1)
     chunked = train(tiny(), tmp_path / "chunked")

@@ -39,9 +39,7 @@ def test_hypervolume_is_the_volume_of_the_union(objectives: int, seed: int) -> N
     reference = random.uniform(0.9, 1.2, objectives)
     expected = volume_by_inclusion_exclusion(points, reference)
     assert hypervolume(points, reference) == pytest.approx(expected, abs=1e-12)
-    assert hypervolume(torch.from_numpy(points), torch.from_numpy(reference)) == pytest.approx(
-        expected, abs=1e-12
-    )
+    assert hypervolume(torch.from_numpy(points), torch.from_numpy(reference)) == pytest.approx(expected, abs=1e-12)
     assert hypervolume(5 - points, 5 - reference, maximise=True) == pytest.approx(expected, abs=1e-12)
 
 

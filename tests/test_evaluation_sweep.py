@@ -155,9 +155,7 @@ def test_sums_are_wide_and_the_result_has_the_type_of_the_loss(dtype: torch.dtyp
     def forward(model: nn.Module, x: Tensor, rays: Tensor) -> Tensor:
         return x[None]
 
-    front = sweep(
-        nn.Identity(), [(value, value)] * 20, lambda outputs, _: outputs, torch.ones(1, 2), forward=forward
-    )
+    front = sweep(nn.Identity(), [(value, value)] * 20, lambda outputs, _: outputs, torch.ones(1, 2), forward=forward)
     assert front.losses.dtype == kept
     assert front.losses.tolist() == [[value[0, 0].item()] * 2]  # a float32 sum of 20,000 tenths would be off
 

@@ -43,9 +43,7 @@ def test_opcheck_conv2d(plan: str, shared: bool, channels_last: bool) -> None:
 def test_opcheck_conv2d_delta(plan: str) -> None:
     case = convert(conv_case(3, 2, 3, 5, 2, 2, form="dense"), torch.float64)
     arguments = (case["x"], case["weight"], case["bias"], case["D"], case["lam"])
-    torch.library.opcheck(
-        torch.ops.palora.conv2d_delta.default, (*arguments, [2, 1], [1, 1], [1, 1], 1, False, plan)
-    )
+    torch.library.opcheck(torch.ops.palora.conv2d_delta.default, (*arguments, [2, 1], [1, 1], [1, 1], 1, False, plan))
 
 
 def _compiled_equals_eager(function: Any, case: dict[str, Any]) -> None:

@@ -32,9 +32,7 @@ def test_low_rank_equals_the_definition(geometry: dict[str, Any], shared: bool, 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("algorithm", ["merged", "basis"])
 @pytest.mark.parametrize("weight", [True, False])
-def test_delta_equals_the_definition(
-    geometry: dict[str, Any], shared: bool, algorithm: str, weight: bool
-) -> None:
+def test_delta_equals_the_definition(geometry: dict[str, Any], shared: bool, algorithm: str, weight: bool) -> None:
     case = conv_case(4, 2, 3, 5, 2, 2, shared=shared, weight=weight, form="dense")
     assert_equals_definition("conv2d_delta", case, torch.float64, algorithm, shared=shared, **geometry)
 
@@ -66,9 +64,7 @@ def test_loralib_form_views_the_product_as_the_kernel(algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ["merged", "basis", "factored"])
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 1), (2, 5)])
 def test_kernels_that_are_not_square(algorithm: str, kernel: tuple[int, int]) -> None:
-    assert_equals_definition(
-        "conv2d", conv_case(3, 2, 3, 4, 2, 2, kernel=kernel), torch.float64, algorithm
-    )
+    assert_equals_definition("conv2d", conv_case(3, 2, 3, 4, 2, 2, kernel=kernel), torch.float64, algorithm)
 
 
 def test_without_a_common_part() -> None:
@@ -111,9 +107,7 @@ def test_channels_last_goes_in_and_comes_out(algorithm: str, shared: bool, chann
     with pk.force_plan(conv2d=algorithm):
         y = pk.conv2d(**nhwc, shared=shared)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        y, pk.conv2d(**case, shared=shared, backend="reference"), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(y, pk.conv2d(**case, shared=shared, backend="reference"), atol=1e-4, rtol=1e-4)
 
 
 def test_one_preference_a_row() -> None:
@@ -149,9 +143,7 @@ def test_gradient_of_stride_zero() -> None:
         ({}, {"padding": "same", "stride": 2}, r"needs stride 1"),
     ],
 )
-def test_bad_arguments_are_named(
-    change: dict[str, torch.Tensor], options: dict[str, Any], message: str
-) -> None:
+def test_bad_arguments_are_named(change: dict[str, torch.Tensor], options: dict[str, Any], message: str) -> None:
     case = {**conv_case(3, 2, 3, 5, 2, 2), **change}
     with pytest.raises(ValueError, match=message):
         pk.conv2d(**case, **options)

@@ -24,9 +24,7 @@ DELTA = ["merged", "basis"]
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("algorithm", LINEAR)
 @pytest.mark.parametrize("bias", [0, 1, 2])
-def test_linear_equals_the_definition(
-    shape: tuple[int, ...], shared: bool, algorithm: str, bias: int
-) -> None:
+def test_linear_equals_the_definition(shape: tuple[int, ...], shared: bool, algorithm: str, bias: int) -> None:
     case = linear_case(*shape, shared=shared, bias=bias)
     assert_equals_definition("linear", case, torch.float64, algorithm, shared=shared)
 
@@ -146,9 +144,7 @@ def test_double_backward_is_refused_by_name_and_served_by_the_reference() -> Non
     (dx,) = torch.autograd.grad(y, case["x"], create_graph=True)
     with pytest.raises(RuntimeError, match='backend="reference"'):
         dx.sum().backward()
-    assert torch.autograd.gradgradcheck(
-        lambda *a: pk.linear(*a, backend="reference"), tuple(case.values())
-    )
+    assert torch.autograd.gradgradcheck(lambda *a: pk.linear(*a, backend="reference"), tuple(case.values()))
 
 
 def test_torch_func_transforms_work() -> None:

@@ -42,9 +42,7 @@ def test_small_deltas_survive_bfloat16() -> None:
 
 def test_gradcheck() -> None:
     args = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((4, 6), (3, 4, 2), (3, 2, 6))]
-    assert torch.autograd.gradcheck(
-        pk.merge, (*args, torch.rand(5, 3, dtype=torch.float64, requires_grad=True))
-    )
+    assert torch.autograd.gradcheck(pk.merge, (*args, torch.rand(5, 3, dtype=torch.float64, requires_grad=True)))
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

@@ -146,9 +146,7 @@ def test_multihead_attention_is_refused_and_can_be_excluded() -> None:
 
 def test_transformer_fast_path_does_not_skip_the_adapters() -> None:
     """In evaluation mode torch's encoder layer reads linear1.weight directly and would ignore its adapter."""
-    encoder = nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), num_layers=2
-    )
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), num_layers=2)
     encoder = encoder.double().eval()
     model = randomise_adapters(palora.adapt(encoder, 2, 2, exclude="*self_attn*"))
     x = torch.randn(4, 5, 8, dtype=torch.float64)
@@ -166,9 +164,10 @@ def test_transformer_fast_path_does_not_skip_the_adapters() -> None:
     assert_merged_equals_adapted(model, x, ray[None])
     merged = palora.merge(model, ray)
     assert merged.layers[0].activation_relu_or_gelu == 1
-    assert merged.use_nested_tensor == nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), num_layers=2
-    ).use_nested_tensor
+    assert (
+        merged.use_nested_tensor
+        == nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), num_layers=2).use_nested_tensor
+    )
 
 
 def test_square_masks_are_not_taken_for_batches() -> None:

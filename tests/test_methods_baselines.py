@@ -120,9 +120,7 @@ def test_cagrad_solves_the_primal_problem(c: float) -> None:
     ball = {"type": "ineq", "fun": lambda z: radius**2 - np.sum((z[:-1] - mean) ** 2)}
     tasks = {"type": "ineq", "fun": lambda z: G @ z[:-1] - z[-1]}
     start = np.append(mean, (G @ mean).min())
-    best = minimize(
-        lambda z: -z[-1], start, constraints=[ball, tasks], options={"ftol": 1e-12, "maxiter": 500}
-    )
+    best = minimize(lambda z: -z[-1], start, constraints=[ball, tasks], options={"ftol": 1e-12, "maxiter": 500})
     assert np.linalg.norm(found - mean) <= radius * (1 + 1e-3) + 1e-9
     assert (G @ found).min() == pytest.approx(-best.fun, abs=2e-3)
     assert torch.equal(heads, torch.ones(TASKS, dtype=torch.float64))

@@ -132,9 +132,7 @@ def test_losses_pixel_by_pixel() -> None:
     for i in range(1, 7):
         pixels = [(y, x) for y in range(5) for x in range(6)]
         nll = [-logs[i, targets[0][i, y, x], y, x].item() for y, x in pixels if targets[0][i, y, x] >= 0]
-        far = [
-            abs(outputs[1][i, 0, y, x] - targets[1][i, 0, y, x]).item() for y, x in pixels if targets[1][i, 0, y, x]
-        ]
+        far = [abs(outputs[1][i, 0, y, x] - targets[1][i, 0, y, x]).item() for y, x in pixels if targets[1][i, 0, y, x]]
         cos = [
             1 - (outputs[2][i, :, y, x] @ targets[2][i, :, y, x]).item()
             for y, x in pixels
@@ -150,9 +148,7 @@ def test_other_forms_of_the_losses() -> None:
     rows = torch.randn(5, 3)
     labels = torch.tensor([0, 2, 1, -1, 1])
     nll = loss_fn([TaskSpec("s", "nll", "accuracy", 3)])([rows.log_softmax(1)], [labels])
-    torch.testing.assert_close(
-        nll[:, 0], nn.functional.cross_entropy(rows, labels, ignore_index=-1, reduction="none")
-    )
+    torch.testing.assert_close(nll[:, 0], nn.functional.cross_entropy(rows, labels, ignore_index=-1, reduction="none"))
     l1 = loss_fn([TaskSpec("n", "l1_normals", "angles", 3)])([outputs[2]], [targets[2]])
     valid = (targets[2][1] != 0).any(0)
     expected = (outputs[2][1] - targets[2][1]).abs().sum(0)[valid].mean()
@@ -176,9 +172,7 @@ def test_sweep_is_the_same_for_every_batch_size_and_chunk(size: int, rays_per_pa
         which = [int((RAYS - ray).abs().sum(1).argmin()) for ray in rays]
         return [output[which][:, rows.long()] for output in outputs]
 
-    batches = [
-        (index[i : i + size], tuple(target[i : i + size] for target in targets)) for i in range(0, 7, size)
-    ]
+    batches = [(index[i : i + size], tuple(target[i : i + size] for target in targets)) for i in range(0, 7, size)]
     front = palora.sweep(
         Fixed(),
         batches,

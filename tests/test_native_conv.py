@@ -157,9 +157,7 @@ TILED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("geometry", TILED)
 @pytest.mark.parametrize("form, groups", [("matricised", 1), ("loralib", 2), ("dense", 1), ("dense", 3)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_tiled_equals_the_definition(
-    geometry: dict[str, Any], form: str, groups: int, dtype: torch.dtype
-) -> None:
+def test_tiled_equals_the_definition(geometry: dict[str, Any], form: str, groups: int, dtype: torch.dtype) -> None:
     op = "conv2d_delta" if form == "dense" else "conv2d"
     case = conv_case(3, 2, 6, 12, 2, 2, size=(11, 14), form=form, groups=groups)
     case["x"] = case["x"].to(memory_format=torch.channels_last)
@@ -179,9 +177,7 @@ def test_tiled_equals_the_definition(
     ],
 )
 @pytest.mark.parametrize("bias", [0, 1, 2])
-def test_tiled_sizes(
-    M: int, n: int, C: int, O: int, size: tuple[int, int], kernel: tuple[int, int], bias: int
-) -> None:
+def test_tiled_sizes(M: int, n: int, C: int, O: int, size: tuple[int, int], kernel: tuple[int, int], bias: int) -> None:
     for weight in (True, False) if kernel[0] == kernel[1] else (True,):
         case = conv_case(M, n, C, O, 2, 1, size=size, kernel=kernel, bias=bias, weight=weight)
         case["x"] = case["x"].to(memory_format=torch.channels_last)
@@ -207,9 +203,7 @@ def test_tiled_gives_only_the_gradient_that_is_needed(wanted: str) -> None:
 @pytest.mark.parametrize("weight", [True, False])
 @pytest.mark.parametrize("bias", [0, 1, 2])
 @pytest.mark.parametrize("M, n, T, r", [(4, 2, 2, 1), (1, 3, 1, 3), (3, 2, 3, 5), (2, 0, 2, 2)])
-def test_factored_equals_the_definition(
-    shared: bool, weight: bool, bias: int, M: int, n: int, T: int, r: int
-) -> None:
+def test_factored_equals_the_definition(shared: bool, weight: bool, bias: int, M: int, n: int, T: int, r: int) -> None:
     case = conv_case(M, n, 5, 18, T, r, shared=shared, weight=weight, bias=bias)
     case["x"] = case["x"].to(memory_format=torch.channels_last)
     assert_equals_definition("conv2d", case, torch.float64, "factored", "native", shared=shared, padding=1, stride=2)

@@ -29,9 +29,7 @@ SHAPES = [  # M, n, K, O, T, r
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("bias", [0, 1, 2])
 @pytest.mark.parametrize("algorithm", ["factored", "merged"])
-def test_linear_equals_the_definition(
-    shape: tuple[int, ...], shared: bool, bias: int, algorithm: str
-) -> None:
+def test_linear_equals_the_definition(shape: tuple[int, ...], shared: bool, bias: int, algorithm: str) -> None:
     case = linear_case(*shape, shared=shared, bias=bias)
     assert_equals_definition("linear", case, torch.float64, algorithm, "native", shared=shared)
 
@@ -40,9 +38,7 @@ def test_linear_equals_the_definition(
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weight", [True, False])
-def test_lower_precision(
-    shape: tuple[int, ...], shared: bool, dtype: torch.dtype, weight: bool
-) -> None:
+def test_lower_precision(shape: tuple[int, ...], shared: bool, dtype: torch.dtype, weight: bool) -> None:
     case = linear_case(*shape, shared=shared, weight=weight)
     assert_equals_definition("linear", case, dtype, "factored", "native", shared=shared)
 
@@ -52,9 +48,7 @@ def test_lower_precision(
 def test_gradcheck(shared: bool, r: int) -> None:
     case = convert(linear_case(3, 2, 4, 3, 2, r, shared=shared, bias=2), torch.float64)
     with pk.force_plan(linear="factored"):
-        assert torch.autograd.gradcheck(
-            lambda *a: pk.linear(*a, shared=shared, backend="native"), tuple(case.values())
-        )
+        assert torch.autograd.gradcheck(lambda *a: pk.linear(*a, shared=shared, backend="native"), tuple(case.values()))
 
 
 @pytest.mark.parametrize("r", [1, 2])

@@ -71,9 +71,7 @@ def test_a_whole_grid_is_used_where_it_fits(tasks: int, divisions: int) -> None:
     torch.testing.assert_close(schedules.Fixed(tasks, len(grid))(1.0), smooth(grid).float())
 
 
-@pytest.mark.parametrize(
-    "tasks, rays", [(2, 5), (2, 4), (3, 1), (3, 6), (3, 7), (3, 9), (4, 9), (7, 8), (7, 28)]
-)
+@pytest.mark.parametrize("tasks, rays", [(2, 5), (2, 4), (3, 1), (3, 6), (3, 7), (3, 9), (4, 9), (7, 8), (7, 28)])
 @pytest.mark.parametrize("tau", TAUS)
 def test_equation_3(tasks: int, rays: int, tau: float) -> None:
     assert fits(tasks, rays)

@@ -52,9 +52,7 @@ def test_fixed_rays_are_the_vertices_and_the_centre() -> None:
     assert fixed_rays(2).tolist() == [[1, 0], [0, 1], [0.5, 0.5]]
 
 
-@pytest.mark.parametrize(
-    "tasks, divisions, error", [(0, 3, ValueError), (3, 0, ValueError), (2, 1.5, TypeError)]
-)
+@pytest.mark.parametrize("tasks, divisions, error", [(0, 3, ValueError), (3, 0, ValueError), (2, 1.5, TypeError)])
 def test_bad_arguments(tasks: int, divisions: int, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"should be an integer >= 1\. Found"):
         simplex_grid(tasks, divisions)

@@ -92,9 +92,7 @@ class TinyDense(models.MultiTaskModel):
 
 
 @pytest.mark.parametrize("name, method", [("cityscapes", "palora"), ("nyuv2", "palora"), ("cityscapes", "ls")])
-def test_dense_sets_train_and_evaluate(
-    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dense_sets_train_and_evaluate(name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The MTAN layout from files to front.json: a fixture, frames made of noise."""
     monkeypatch.setenv("PALORA_CACHE", str(tmp_path / "cache"))
     root = (made.cityscapes if name == "cityscapes" else made.nyuv2)(tmp_path / "data")

@@ -23,7 +23,7 @@ from palora_kernels.eager.factors import Dense, LowRank, Needs
 
 pytest.importorskip("triton")
 
-from palora_kernels.triton import configs, conv, conv_gemm, conv_kernel_gradient, launch, merge
+from palora_kernels.triton import configs, conv, conv_gemm, conv_kernel_gradient, launch, merge, merge_pull
 from palora_kernels.triton.conv_shapes import ConvShape, few
 
 SMALL = configs.Tile(16, 16, 16, 2, 2)
@@ -143,8 +143,10 @@ def test_kernels_tile_by_tile(geometry: Any, shared: bool, device: str) -> None:
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL):
         y = conv_gemm.forward(nhwc[0], kernels, None, shape)
         dx = conv_gemm.input_gradient(nhwc[1], kernels, shape)
-        each, total, of_rays = conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=True, total=True, bias_dims=2)
-        *_, of_all = conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True, bias_dims=1)
+        gradients = conv_kernel_gradient.kernel_gradients(*nhwc, shape, 2)
+        each, total = gradients.sums(dtype, each=True, total=True)
+        of_rays = gradients.bias(dtype)
+        of_all = conv_kernel_gradient.kernel_gradients(*nhwc, shape, 1).bias(dtype)
     close = {"atol": 2e-4, "rtol": 1e-4}
     torch.testing.assert_close(y.permute(0, 3, 1, 2).double(), wanted.detach(), **close)
     torch.testing.assert_close(dx.permute(0, 3, 1, 2).double(), wanted_dx, **close)
@@ -163,10 +165,11 @@ def test_positions_are_split_and_added_in_order(device: str) -> None:
     shape = ConvShape.of(x, [16, 16, 1, 2], 1, False, Geometry([1, 1], [0, 0], [1, 1], 1))
     nhwc = [t.permute(0, 2, 3, 1).contiguous() for t in (x, G)]
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL), launch.recording() as launches:
-        conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True)
+        conv_kernel_gradient.kernel_gradients(*nhwc, shape)
     assert launches[0].arguments["splits"] == 5
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL):
-        found = [conv_kernel_gradient.kernel_gradients(*nhwc, shape, each=False, total=True)[1] for _ in (0, 1)]
+        runs = [conv_kernel_gradient.kernel_gradients(*nhwc, shape) for _ in (0, 1)]
+        found = [run.sums(x.dtype, each=False, total=True)[1] for run in runs]
     assert found[0] is not None
     assert found[1] is not None
     assert torch.equal(found[0], found[1])
@@ -200,6 +203,31 @@ def test_kernels_are_merged_with_one_rounding(rays: int, form: str, channels_las
     found = merge.kernels_of_rays(W, factors, lam).permute(0, 1, 4, 2, 3)
     # Half a unit in the last of bfloat16's 8 bits, at most 2^-8 of the value, and a little for the sum in float32.
     assert bool(((found.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4).all())
+
+
+@pytest.mark.parametrize("splits, weight", [(1, False), (3, True)])
+@pytest.mark.parametrize("form, r", [("matricised", 3), ("matricised", 6), ("loralib", 6)])
+def test_gradients_of_kernels_are_pulled_back(form: str, r: int, splits: int, weight: bool, device: str) -> None:
+    """R of 15 and 30, columns that no tile divides, and several tiles, stretches and splits."""
+    (p, q), shape, T, rays = ((34, 45) if form == "matricised" else (102, 15)), (34, 5, 3, 3), 5, 4
+    A = torch.randn(T, r, p, device=device).bfloat16().transpose(1, 2)
+    B, lam = torch.randn(T, r, q, device=device).bfloat16(), torch.rand(T, rays, device=device).t()
+    dK = torch.randn(rays, splits, 34, 9, 5, device=device)  # the taps before the channels, as the kernels work
+    partial = torch.full((rays, splits, p * q + 34), torch.nan, device=device)
+    partial[:, :, : p * q] = dK.view(rays, splits, -1)
+    factors = LowRank(A, B, shape)
+    assert merge_pull.fits(factors, partial.device)
+    total, (dA, dB), dlam = merge_pull.run(factors, partial, lam, weight=weight)
+
+    exact = [t.double().requires_grad_() for t in (A, B, lam)]
+    K = torch.tensordot(exact[2], exact[0] @ exact[1], dims=1).view(rays, *shape)
+    G = dK.double().sum(1).transpose(2, 3).reshape(rays, *shape)
+    wanted = torch.autograd.grad(K, exact, G)
+    assert (total is not None) == weight
+    if total is not None:
+        torch.testing.assert_close(total.double(), G.sum(0), rtol=2**-8, atol=1e-4)
+    for found, want in zip((dA, dB, dlam), wanted, strict=True):
+        torch.testing.assert_close(found.double(), want, rtol=2**-8, atol=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------------- the plans
@@ -304,7 +332,7 @@ def _meta_launches(dtype: torch.dtype, channels: int) -> list[launch.Launch]:
 def test_all_rays_are_one_launch() -> None:
     names = [entry.name for entry in _meta_launches(torch.bfloat16, 16)]
     assert names == [
-        "merge_low_rank", "conv_gemm", "merge_low_rank", "conv_gemm", "conv_kernel_gradient", "sum_kernel_gradients",
+        "merge_low_rank", "conv_gemm", "merge_low_rank", "conv_gemm", "conv_kernel_gradient", "pull_low_rank",
     ]  # fmt: skip
 
 

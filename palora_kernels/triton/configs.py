@@ -103,6 +103,12 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if kind(dtype) == "tf32" else "ieee"
 
 
+def exact(target: Target) -> str:
+    """The ``input_precision`` of float32 products on matrix units that keep float32's precision: three tf32 products
+    on NVIDIA's, whose own float32 product is made of scalar instructions; AMD's take float32 as it is."""
+    return "ieee" if target.is_amd else "tf32x3"
+
+
 _HALF = [
     Tile(128, 256, 64, 8, 3),
     Tile(128, 128, 64, 8, 3),

@@ -13,7 +13,7 @@ from torch import Tensor
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.eager.factors import Factors, LowRank, Needs
 from palora_kernels.eager.linear import Gradients, _coefficients
-from palora_kernels.triton import conv_adapters, conv_combine, conv_gemm, conv_library, merge
+from palora_kernels.triton import conv_adapters, conv_combine, conv_gemm, conv_library, merge, merge_pull
 from palora_kernels.triton.conv_kernel_gradient import kernel_gradients
 from palora_kernels.triton.conv_library import nhwc, restored
 from palora_kernels.triton.conv_shapes import ConvShape
@@ -98,9 +98,15 @@ def merged_backward(
     each, total = needs.factors or needs.lam, needs.weight and weight is not None
     if each or total:
         of_bias = bias_dims if needs.bias else 0
-        dkernels, dweight, dbias = kernel_gradients(nhwc(x), g, shape, each=each, total=total, bias_dims=of_bias)
-        if dkernels is not None:
-            dfactors, dlam = merge.pull_back(factors, dkernels, lam, needs)
+        gradients = kernel_gradients(nhwc(x), g, shape, of_bias)
+        dbias = gradients.bias(x.dtype)
+        if each and isinstance(factors, LowRank) and merge_pull.fits(factors, x.device):
+            dweight, pulled, dlam = merge_pull.run(factors, gradients.partial, lam, weight=total)
+            dfactors, dlam = (pulled if needs.factors else None), (dlam if needs.lam else None)
+        else:
+            dkernels, dweight = gradients.sums(x.dtype, each=each, total=total)
+            if dkernels is not None:
+                dfactors, dlam = merge.pull_back(factors, dkernels, lam, needs)
     elif needs.bias:
         dbias = _bias_gradient(g, lam.shape[0], bias_dims)
     return dx, dweight, dbias, dfactors, dlam

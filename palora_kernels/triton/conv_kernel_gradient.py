@@ -4,10 +4,12 @@
 dK_m[o, tap, c] = sum over the positions p of ray m's output of G[p, o] x[p*stride + tap*dilation - padding, c]. The
 positions are many and a kernel is small, so the sum is split: each program adds up one stretch of positions for one
 tile of one kernel and writes it to a workspace in float32; a second kernel adds the stretches in order. No atomics:
-two runs give the same bits. The gradient of the bias, sums of G alone, is formed in the same two launches.
+two runs give the same bits. The gradient of the bias, sums of G alone, is formed in the first launch too.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -170,27 +172,21 @@ def sum_kernel_gradients(
     workspace,
     kernels,
     total,
-    bias,
-    bias_ray,
     rays,
     splits,
     part,
     numel,
-    outputs,
     channels,
     taps,
     BLOCK: tl.constexpr,
 ):
-    """workspace (M, splits, part): O*taps*channels, then O -> kernels (M, O, channels, taps) float32, their sum
-    ``total``, and bias (O,), or (M, O) if ``bias_ray`` is not 0.
+    """workspace (M, splits, part >= O*taps*channels) -> kernels (M, O, channels, taps) float32, and their sum.
 
-    Each may be None. Splits and rays are added in order; kernels have the channels before the taps, as parameters have.
+    Either may be None. Splits and rays are added in order; both results have the channels before the taps,
+    as parameters have.
     """
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = at < numel
-    filled = ok
-    if bias is not None:
-        filled = at < numel + outputs
     channel = at % channels
     tap = at // channels % taps
     to = at // (channels * taps) * (channels * taps) + channel * taps + tap
@@ -199,15 +195,10 @@ def sum_kernel_gradients(
         one = tl.zeros((BLOCK,), dtype=tl.float32)
         source = workspace + tl.cast(ray, tl.int64) * splits * part
         for split in range(splits):
-            one += tl.load(source + tl.cast(split, tl.int64) * part + at, mask=filled, other=0.0)
+            one += tl.load(source + tl.cast(split, tl.int64) * part + at, mask=ok, other=0.0)
         if kernels is not None:
             tl.store(kernels + tl.cast(ray, tl.int64) * numel + to, one, mask=ok)
-        if (bias is not None) and (bias_ray != 0):
-            here = tl.cast(ray, tl.int64) * bias_ray + at - numel
-            tl.store(bias + here, one.to(bias.dtype.element_ty), mask=(at >= numel) & filled)
         everything += one
-    if (bias is not None) and (bias_ray == 0):
-        tl.store(bias + at - numel, everything.to(bias.dtype.element_ty), mask=(at >= numel) & filled)
     if total is not None:
         tl.store(total + to, everything.to(total.dtype.element_ty), mask=ok)
 
@@ -215,14 +206,54 @@ def sum_kernel_gradients(
 BLOCK = 256
 
 
-def kernel_gradients(
-    x: Tensor, grad: Tensor, shape: ConvShape, *, each: bool, total: bool, bias_dims: int = 0
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """x (P, H, W, C), grad (M*n, Ho, Wo, O) -> the gradients of the rays' kernels, their sum, and that of the bias.
+@dataclass(frozen=True)
+class KernelGradients:
+    """What the launch left: float32 partial sums (M, splits, part), a kernel as (O, taps, C/groups) in each part, and
+    behind it the sums of G if there is a bias."""
 
-    (M, O, C/groups, kh, kw) in float32 if ``each``, (O, C/groups, kh, kw) in the dtype of x if ``total``; (O,) if
-    ``bias_dims`` is 1, (M, O) if it is 2.
-    """
+    partial: Tensor
+    shape: ConvShape
+    bias_dims: int
+
+    @property
+    def numel(self) -> int:
+        return self.shape.outputs * self.shape.taps * self.shape.group_inputs
+
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        """(O,), or (M, O) for a bias per ray."""
+        if self.bias_dims == 0:
+            return None
+        return self.partial[:, :, self.numel :].sum((0, 1) if self.bias_dims == 1 else 1).to(dtype)
+
+    def sums(self, dtype: torch.dtype, *, each: bool, total: bool) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the rays' kernels, (M, O, C/groups, kh, kw) in float32, and their sum over rays."""
+        shape = self.shape
+        rays, splits, part = self.partial.shape
+        size = (shape.outputs, shape.group_inputs, *shape.kernel)
+        kernels = self.partial.new_empty((rays, *size)) if each else None
+        summed = self.partial.new_empty(size, dtype=dtype) if total else None
+        launch(
+            sum_kernel_gradients,
+            -(-self.numel // BLOCK),
+            num_warps=4,
+            num_stages=2,
+            workspace=self.partial,
+            kernels=kernels,
+            total=summed,
+            rays=rays,
+            splits=splits,
+            part=part,
+            numel=self.numel,
+            channels=shape.group_inputs,
+            taps=shape.taps,
+            BLOCK=BLOCK,
+        )
+        return kernels, summed
+
+
+def kernel_gradients(x: Tensor, grad: Tensor, shape: ConvShape, bias_dims: int = 0) -> KernelGradients:
+    """x (P, H, W, C), grad (M*n, Ho, Wo, O) -> the gradients of the rays' kernels, and of the bias if ``bias_dims`` is
+    1, one for all rays, or 2, one for each."""
     flat, tile, splits = gradient_tile(x, shape)
     numel = shape.outputs * shape.taps * shape.group_inputs
     part = numel + (shape.outputs if bias_dims else 0)
@@ -266,27 +297,4 @@ def kernel_gradients(
         BK=tile.depth,
         GROUP=8,
     )
-    size = (shape.outputs, shape.group_inputs, *shape.kernel)
-    kernels = x.new_empty((shape.rays, *size), dtype=torch.float32) if each else None
-    summed = x.new_empty(size) if total else None
-    bias = x.new_empty((shape.rays, shape.outputs)[2 - bias_dims :]) if bias_dims else None
-    launch(
-        sum_kernel_gradients,
-        -(-part // BLOCK),
-        num_warps=4,
-        num_stages=2,
-        workspace=workspace,
-        kernels=kernels,
-        total=summed,
-        bias=bias,
-        bias_ray=shape.outputs if bias_dims == 2 else 0,
-        rays=shape.rays,
-        splits=splits,
-        part=part,
-        numel=numel,
-        outputs=shape.outputs,
-        channels=shape.group_inputs,
-        taps=shape.taps,
-        BLOCK=BLOCK,
-    )
-    return kernels, summed, bias
+    return KernelGradients(workspace, shape, bias_dims)

@@ -93,6 +93,7 @@ _GATHERED = [
     Tile(32, 16, 16, 4, 2),
     Tile(16, 16, 16, 2, 2),
 ]
+_NARROW = Tile(128, 16, 16, 4, 2)  # for products of few outputs
 # In float32 without tensor cores two of them spill where ptxas aims at more programs a processor.
 _GATHERED_IEEE = [t for t in _GATHERED if (t.rows, t.columns) not in ((64, 64), (64, 16))]
 
@@ -121,7 +122,7 @@ def cheapest(
 def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
     """What `conv_gemm` may take, and ``bench --tune`` measures; a step is no deeper than the channels it runs over."""
     if flat:
-        return _GATHERED_IEEE if kind == "ieee" else _GATHERED
+        return _GATHERED_IEEE if kind == "ieee" else [*_GATHERED, _NARROW]
     deepest = max(16, _power(channels))
     spilling = [(128, 64), (32, 32)] if kind == "ieee" else []
     if kind == "ieee" and target.name == "sm_100":

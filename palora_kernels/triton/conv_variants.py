@@ -58,7 +58,7 @@ def _input_gradient(dtype: torch.dtype, shape: ConvShape) -> None:
 
 def _kernel_gradients(dtype: torch.dtype, shape: ConvShape) -> None:
     x, grad, _ = _operands(dtype, shape)
-    conv_kernel_gradient.kernel_gradients(x, grad, shape, each=True, total=True, bias_dims=1)
+    conv_kernel_gradient.kernel_gradients(x, grad, shape, 1).sums(dtype, each=True, total=True)
 
 
 def _products() -> Iterator[Variant]:

@@ -18,6 +18,7 @@ from palora_kernels.triton import (
     linear_combine,
     linear_sums,
     merge,
+    merge_pull,
 )
 
 
@@ -139,12 +140,19 @@ def merged_backward(
     if needs.weight or needs.factors or needs.lam:
         rows = x.expand(rays, n, K) if shared else x.reshape(rays, n, K)
         gradients = _wide_bmm(per_ray.transpose(1, 2), rows)
-        if needs.weight:
-            dweight = gradients.sum(0).to(x.dtype)
-        if needs.factors or needs.lam:
-            dfactors, dlam = merge.pull_back(factors, gradients.view(rays, O, K, 1, 1), lam, needs)
-            if dfactors is not None and isinstance(factors, Dense):
-                dfactors = [dfactors[0].view(-1, O, K)]
+        each = needs.factors or needs.lam
+        if each and isinstance(factors, LowRank) and merge_pull.fits(factors, x.device):
+            partial = gradients.view(rays, 1, O * K)
+            dweight, pulled, dlam = merge_pull.run(factors, partial, lam, weight=needs.weight)
+            dweight = None if dweight is None else dweight.view(O, K)
+            dfactors, dlam = (pulled if needs.factors else None), (dlam if needs.lam else None)
+        else:
+            if needs.weight:
+                dweight = gradients.sum(0).to(x.dtype)
+            if each:
+                dfactors, dlam = merge.pull_back(factors, gradients.view(rays, O, K, 1, 1), lam, needs)
+                if dfactors is not None and isinstance(factors, Dense):
+                    dfactors = [dfactors[0].view(-1, O, K)]
     if needs.bias:
         empty = grad.new_zeros(O if bias_dims == 1 else (rays, O))
         dbias = linear_sums.bias(grad, rays, bias_dims) if grad.numel() else empty

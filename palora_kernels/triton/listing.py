@@ -55,13 +55,13 @@ def variants_of(
 
 
 def plain_variants(
-    label: str, kernel: Any, call: Callable[[torch.dtype], Any], *, products: bool = False
+    label: str, kernel: Any, call: Callable[[torch.dtype], Any], *, products: bool = False, target: str = "sm_90"
 ) -> Iterator[Variant]:
     """For kernels of one tile: one variant for each dtype, for all targets; in tf32 too if they have ``products``."""
     for dtype, tf32, name in _KINDS:
         if tf32 and not products:
             continue
-        with configs.assume(TARGETS["sm_90"], tf32=tf32), recording() as launches:
+        with configs.assume(TARGETS[target], tf32=tf32), recording() as launches:
             call(dtype)
         found = next(entry for entry in launches if entry.kernel is kernel)
         dots = ("ieee" if name == "fp32" else "tensor") if products else "none"

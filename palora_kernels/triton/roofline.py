@@ -8,7 +8,7 @@ every launch is then counted by `counting.cost`. Launches follow each other, so 
     sum over launches of max(bytes, flops / ridge)        ridge: the machine's flops per byte
 
 in units of bytes. The bound has three stages, each of which may read its inputs and write its results once and has to
-do the products that the algebra asks for, at the true sizes and without padding:
+do the products that the algebra asks for, at the true sizes and without padding. It is a bound for any plan:
 
     forward   x, W, A, B, lam, b -> y, S           2 P K O + 2 P R (K + O)
     input     G, W, A, B, lam    -> dX, U0         2 P K O + 2 P R (K + O)
@@ -17,6 +17,12 @@ do the products that the algebra asks for, at the true sizes and without padding
 P rows, K products behind a value, O outputs, R columns of the factors; a convolution has K = C/groups*kh*kw, P = its
 output positions, and neither S nor U0. Rows that all rays share are read once, and cost min(M, T+1) base products.
 The forward and the input stage of a convolution do not pay for its factors: they vanish in the kernel of the ray.
+
+A plan has to do more, and the bound of the plan says what. Its additional stages, N numbers in a kernel:
+
+    merged            forward, and again for dX: M kernels written, 2 M N R flops, and read by the product's stage;
+                      backward: M float32 gradients, written by the product's stage and read, 4 M N R flops
+    a shared input    backward: Sum_m G_m and U0 from one reading of G; the products' stage reads the sum too
 """
 
 from __future__ import annotations
@@ -24,9 +30,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +80,7 @@ class Row:
     bound_flops: float
     forward: float
     backward: float
+    of_plan: tuple[float, float]  # the same over the bound of the plan
 
 
 def examine(layer: Layer, rays: int, ridge: float, target: str = "sm_90", algorithm: str | None = None) -> Row:
@@ -83,21 +90,28 @@ def examine(layer: Layer, rays: int, ridge: float, target: str = "sm_90", algori
     meta = torch.device("meta")
     with configs.assume(configs.TARGETS[target]):
         call = _linear if layer.kind == "linear" else _conv
-        name, forward, backward, stages = call(layer, rays, meta, algorithm)
-        costs = [_counted(part) for part in (forward, backward)]
+        called = call(layer, rays, meta, algorithm)
+        costs = [_counted(part) for part in (called.forward, called.backward)]
     times = [sum(max(c.bytes, c.flops / ridge) for c in part) for part in costs]
-    least = [max(b, f / ridge) for b, f in stages]
+
+    def least(stages: Sequence[Stage]) -> float:
+        return sum(max(b, f / ridge) for b, f in stages)
+
+    stages = called.stages
+    any_plan = [least(part) for part in (stages[:1], stages[1:])]
+    of_plan = [least(part) for part in called.of_plan]
     every = [c for part in costs for c in part]
     return Row(
         layer,
-        name,
+        called.plan,
         len(every),
         sum(c.bytes for c in every),
         sum(c.flops for c in every),
         sum(b for b, _ in stages),
         sum(f for _, f in stages),
-        times[0] / least[0],
-        times[1] / sum(least[1:]),
+        times[0] / any_plan[0],
+        times[1] / any_plan[1],
+        (times[0] / of_plan[0], times[1] / of_plan[1]),
     )
 
 
@@ -111,7 +125,17 @@ def _counted(part: Callable[[], Any]) -> list[Any]:
     return [cost(launch) for launch in launches] + library.costs
 
 
-Called = tuple[str, Callable[[], Any], Callable[[], Any], list[tuple[float, float]]]
+Stage = tuple[float, float]  # bytes, flops
+
+
+class Called(NamedTuple):
+    """A layer's two calls, what any plan has to do for them, and what this one has to, forward and backward."""
+
+    plan: str
+    forward: Callable[[], Any]
+    backward: Callable[[], Any]
+    stages: list[Stage]
+    of_plan: tuple[list[Stage], list[Stage]]
 
 
 def _linear(layer: Layer, rays: int, device: torch.device, algorithm: str | None) -> Called:
@@ -138,12 +162,38 @@ def _linear(layer: Layer, rays: int, device: torch.device, algorithm: str | None
     if not shared:
         stages.append((_bytes(G, W, x) + U + factors, product + narrow))
     stages.append((_bytes(G, x, S, W, b, A, B, lam) + U + _bytes(lam), product + narrow))
-    return (
+    of_plan = stages[:1], stages[1:]
+    if shared:
+        summed = float(n * O * G.element_size())
+        of_plan = stages[:1], [(_bytes(G) + U + summed, 2.0 * rays * n * R * O), _plus(stages[1], summed)]
+    if name == "merged":
+        of_plan = _merging(stages, W, A, B, lam, R)
+    return Called(
         name,
         lambda: forward(x, W, b, A, B, lam, shared),
         lambda: backward(G, x, W, A, B, lam, S, 1, shared, needs),
         stages,
+        of_plan,
     )
+
+
+def _plus(stage: Stage, more: float) -> Stage:
+    return stage[0] + more, stage[1]
+
+
+def _merging(
+    stages: list[Stage], weight: Tensor, A: Tensor, B: Tensor, lam: Tensor, R: int
+) -> tuple[list[Stage], list[Stage]]:
+    """The stages of a merged plan, forward and backward: `stages`, with the kernels of the rays between them."""
+    numbers = float(lam.shape[0] * weight.numel())
+    kernels, parameters = numbers * weight.element_size(), _bytes(weight, A, B, lam)
+    merging = (parameters + kernels, 2 * numbers * R)
+    pulling = (parameters + 4 * numbers, 4 * numbers * R)
+    *products, weights = [_plus(stage, kernels - parameters) for stage in stages[:-1]] + [
+        _plus(stages[-1], 4 * numbers)
+    ]
+    backward = [part for product in products[1:] for part in (merging, product)]
+    return [merging, products[0]], [*backward, weights, pulling]
 
 
 def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) -> Called:
@@ -183,11 +233,15 @@ def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) 
         stages.append((_bytes(y, x) + parameters, product))
     stages.append((_bytes(y, x, b) + 2 * parameters - _bytes(weight), product))
     last = torch.channels_last
-    return (
+    of_plan = stages[:1], stages[1:]
+    if name == "merged":
+        of_plan = _merging(stages, weight, A, B, lam, T * layer.rank * kh)
+    return Called(
         name,
         lambda: forward(x, weight, b, factors, lam, shared, geometry, last),
         lambda: backward(y, x, weight, factors, lam, 1, shared, needs, geometry, last),
         stages,
+        of_plan,
     )
 
 
@@ -204,14 +258,15 @@ def _bytes(*tensors: Tensor) -> float:
 
 def lines(rows: list[Row]) -> list[str]:
     head = f"{'network':12} {'layer':38} {'plan':9} {'launches':>8} {'MB':>8} {'bound':>8} {'GFLOP':>8} {'bound':>8}"
-    text = [head + f" {'forward':>8} {'backward':>8}"]
+    text = [head + f" {'forward':>8} {'backward':>8} {'of plan':>8} {'backward':>8}"]
     for row in rows:
         start = f"{row.layer.network:12} {row.layer.name:38} {row.plan:9} {row.launches:8}"
         sizes = (
             f"{row.bytes / 1e6:8.1f} {row.bound_bytes / 1e6:8.1f} {row.flops / 1e9:8.2f} {row.bound_flops / 1e9:8.2f}"
         )
-        text.append(f"{start} {sizes} {row.forward:8.2f} {row.backward:8.2f}")
-    return [*text, "forward, backward: max(bytes, flops/ridge) summed over launches, over that of the bound"]
+        ratios = (row.forward, row.backward, *row.of_plan)
+        text.append(f"{start} {sizes} " + " ".join(f"{ratio:8.2f}" for ratio in ratios))
+    return [*text, "max(bytes, flops/ridge) summed over launches, over that of the bound, then over that of the plan"]
 
 
 def main(arguments: list[str] | None = None) -> None:
