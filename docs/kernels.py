@@ -242,7 +242,7 @@ def convolution(path: Path) -> None:
     say(split, 6.4, 8.4, "workspace, float32", 8)
     arrow(split, (6.4, 3.5), (6.4, 2.5))
     box(split, (5.4, 1.4), (2, 1), "dKₘ", fill=DONE)
-    say(split, 5.1, 2.9, "sum_kernel_gradients: in order", 8, align="right")
+    say(split, 5.1, 2.9, "added in order, split 0 first", 8, align="right")
     box(split, (8, 1.4), (2.2, 1), "Σₘ = dW", fill=DONE, fontsize=8.5)
     arrow(split, (7.4, 1.9), (8, 1.9))
     say(split, 2.35, 8.4, "one ray, one tile", 8)
@@ -301,6 +301,43 @@ def maps(path: Path) -> None:
     save(figure, path)
 
 
+def rays(path: Path) -> None:
+    """The two kernels that read what M rays left behind once: linear_rays and pull_low_rank."""
+    figure, (linear_rays, pull) = plt.subplots(1, 2, figsize=(12, 4.4))
+    panel(linear_rays, 13, 8.4, "linear_rays: the same 16 rows of every ray")
+    for m, color in enumerate(RAYS):
+        box(linear_rays, (0.6, 5.2 - 2.2 * m), (4.4, 2), fill=color)
+        box(linear_rays, (0.6, 5.9 - 2.2 * m), (4.4, 0.6), fill=READ)
+        box(linear_rays, (1.7, 5.9 - 2.2 * m), (1.3, 0.6), "BO", fill=PART, fontsize=8)
+        say(linear_rays, 0.2, 6.2 - 2.2 * m, f"G{'₁₂₃'[m]}", 8.5, turn=90)
+        box(linear_rays, (11.2, 5.2 - 2.2 * m), (0.9, 2), fill=color)
+        box(linear_rays, (11.2, 5.9 - 2.2 * m), (0.9, 0.6), "U₀", fill=DONE, fontsize=8)
+        arrow(linear_rays, (5.1, 6.2 - 2.2 * m), (5.9, 6.2 - 2.2 * m))
+    box(linear_rays, (6, 3), (4.1, 2), fill=PALE)
+    box(linear_rays, (6, 3.7), (4.1, 0.6), "Σₘ Gₘ", fill=DONE, fontsize=8.5)
+    say(linear_rays, 8, 6.2, "Gₘ A →", 9)
+    say(linear_rays, 8, 1.8, "Gₘ A →", 9)
+    say(linear_rays, 6.4, -0.1, "a program walks all columns of its rows; G is read once", 8.5)
+
+    panel(pull, 13, 8.4, "pull_low_rank: one reading of M kernels' gradients")
+    for m in (2, 1, 0):
+        box(pull, (0.5 + 0.4 * m, 2.4 - 0.5 * m), (3.6, 4.4), fill=RAYS[m])
+        box(pull, (1.4 + 0.4 * m, 4.3 - 0.5 * m), (1.2, 0.9), f"dK{'₁₂₃'[m]}", fill=READ, fontsize=8)
+    box(pull, (1.4, 7.2), (1.2, 0.8), "B", fill=LAM, fontsize=8.5)
+    box(pull, (5.1, 4.3), (0.8, 0.9), "A", fill=LAM, fontsize=8.5)
+    for y, text, why in (
+        (6.4, "dW", "Σₘ dKₘ"),
+        (4.8, "dA", "Σₘ (dKₘ Bᵀ) ∘ λₘ, a share for each stretch of columns"),
+        (3.2, "dB", "Σₘ (A ∘ λₘ)ᵀ dKₘ, a share for each tile of rows"),
+        (1.6, "dλₘ", "columns of A ∘ (dKₘ Bᵀ), a share for each tile"),
+    ):
+        box(pull, (7.2, y), (1.1, 0.9), text, fill=DONE, fontsize=8.5)
+        say(pull, 8.6, y + 0.45, why, 8, align="left")
+        arrow(pull, (6, 4.5), (7.1, y + 0.45))
+    say(pull, 6.4, -0.1, "shares are float32 and added in order", 8.5)
+    save(figure, path)
+
+
 def cpu(path: Path) -> None:
     """The register tile, the skinny pass and the direct convolution."""
     figure, (tile, skinny, direct) = plt.subplots(1, 3, figsize=(13, 3.9))
@@ -346,7 +383,7 @@ def cpu(path: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    for draw in (linear, weights, basis, convolution, maps, cpu):
+    for draw in (linear, weights, basis, convolution, maps, rays, cpu):
         draw(folder / f"kernels-{draw.__name__}.png")
 
 
