@@ -157,6 +157,13 @@ def test_the_listing_of_nvdisasm_is_read() -> None:
     assert code.macs == {"HMMA.16816.F32.BF16": 2048}
 
 
+def test_a_frame_that_nothing_touches_is_none() -> None:
+    frame = "        /*0008*/                   VIADD R1, R1, 0xfffffff8 ;\n"
+    assert sass.touches_stack(SASS)
+    assert not sass.touches_stack(frame + SASS.replace("[R1]", "[R9]"))
+    assert sass.touches_stack(frame + "        /*0010*/                   MOV R20, R1 ;\n")
+
+
 AMDGCN = """\
 kernel:
 \ts_load_dwordx4 s[0:3], s[0:1], 0x0
@@ -176,7 +183,7 @@ kernel:
 def test_amd_assembler_is_read() -> None:
     code = amdgcn.parse(AMDGCN)
     assert (len(code.instructions), code.loops()) == (5, [(1, 3)])
-    assert (code.registers, code.spills, code.stack, code.widest_load) == (58, 3, 12, 8)
+    assert (code.registers, code.spills, code.stack, code.widest_load) == (58, 2, 12, 8)
     assert (code.tensor, code.macs) == ({"mfma": 1}, {"v_mfma_f32_32x32x8_bf16": 8192})
 
 

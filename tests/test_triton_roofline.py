@@ -84,24 +84,25 @@ def test_the_shapes_are_those_of_the_models(network: Any) -> None:
     assert set(listed) == set(called)
 
 
-STACKED = [layer for layer in LAYERS if layer.kind == "linear" and not layer.shared and layer.outputs > 1]
+# What a plan may exceed its bound by. Both are explained in docs/kernels.md.
+WITHIN = {"conv 256x10x12x12 -> 20, 5x5/1": 1.35, "linear 512x256 -> 1": 1.30}
+_LINEAR = [layer for layer in LAYERS if layer.kind == "linear"]
+_SMALL = [layer for layer in LAYERS if layer.network == "LeNet" and layer.shared]
 
 
-@pytest.mark.parametrize("layer", STACKED, ids=lambda layer: f"{layer.network} {layer.name}")
-def test_linear_layers_are_within_15_percent_of_the_bound(layer: Layer) -> None:
-    row = roofline.examine(layer, RAYS, RIDGE)
-    assert 0.99 < row.forward < 1.15
-    assert 0.99 < row.backward < 1.15
-
-
-@pytest.mark.parametrize("layer", [f for f in LAYERS if f.shared and f.kind == "linear"], ids=lambda f: f.name)
-def test_a_shared_input_is_within_15_percent_in_the_forward(layer: Layer) -> None:
-    assert 0.99 < roofline.examine(layer, RAYS, RIDGE).forward < 1.15
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "layer", [f for f in LAYERS if f.kind == "conv" and f.network == "LeNet"], ids=lambda f: f.name
+    "layer",
+    [
+        *(_LINEAR + _SMALL),
+        *(pytest.param(f, marks=pytest.mark.slow) for f in LAYERS if f not in _LINEAR + _SMALL),
+    ],
+    ids=lambda f: f"{f.network} {f.name}",
 )
-def test_the_convolutions_of_lenet_are_within_15_percent_in_the_forward(layer: Layer) -> None:
-    assert 0.99 < roofline.examine(layer, RAYS, RIDGE).forward < 1.15
+def test_layers_are_within_15_percent_of_the_bound_of_their_plan(layer: Layer) -> None:
+    row = roofline.examine(layer, RAYS, RIDGE)
+    assert 0.97 < row.of_plan[0] < 1.15
+    assert 0.97 < row.of_plan[1] < WITHIN.get(layer.name, 1.15)
+    assert row.of_plan[0] <= row.forward
+    assert row.of_plan[1] <= row.backward
+    if layer.kind == "linear" and not layer.shared:
+        assert row.of_plan == (row.forward, row.backward)

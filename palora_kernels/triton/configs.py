@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from palora_kernels.triton import tuning
+from palora_kernels.triton import spills, tuning
 from palora_kernels.triton.tuning import Tile
 
 
@@ -228,17 +228,20 @@ def choose(
 
 def settle(name: str, device: torch.device, tiles: list[Tile], cost: Callable[[Tile], float]) -> Tile:
     """The tile of the launch called ``name``: the one assumed; else the one measured, if it is one of ``tiles``; else
-    the cheapest of them.
+    the cheapest of them that is not known to spill.
 
     A measured tile may not be one of them: other calls of the same bucket have fewer columns beside the tile.
     """
+    kernel, how, _ = name.split(" ")
+    target = target_of(device).name
+    unasked = [t for t in tiles if not spills.spills(kernel, how, target, t)]
     if _assumed is not None:
-        return _assumed.tile or min(tiles, key=cost)
+        return _assumed.tile or min(unasked, key=cost)
     trial = tuning.trial()
     if trial is not None:
         trial.asked[name] = tiles
     measured = tuning.of(device).tiles.get(name) if trial is None else trial.tiles.get(name)
-    return measured if measured in tiles else min(tiles, key=cost)
+    return measured if measured in tiles else min(unasked, key=cost)
 
 
 SPLITS = (1, 2, 4, 8, 16)

@@ -135,7 +135,8 @@ _BLOCK = 1024
 
 def product_tiles(kind: str, target: configs.Target) -> list[configs.Tile]:
     """What `products_of_maps` takes of a shared basis: at most so many rays x elements, and values at a time."""
-    return [configs.Tile(16, 16, 32, 4, 3) if kind == "ieee" else configs.Tile(32, 32, 128, 4, 3)]
+    depth = {"half": 128, "tf32": 64, "ieee": 32}[kind]
+    return [configs.Tile(16, 16, depth, 4, 3) if kind == "ieee" else configs.Tile(32, 32, depth, 4, 3)]
 
 
 def _power(size: int, most: int) -> int:
@@ -149,10 +150,10 @@ def combine(basis: Tensor, coefficients: Tensor, bias: Tensor | None, groups: in
     images = basis.shape[0] * (rays if shared else 1)
     maps = basis.new_empty((images, basis.shape[1], basis.shape[2], outputs))
     numel = maps.numel() // rays
-    together = _power(rays, 8)
+    together, block = _power(rays, 8), _BLOCK if shared else _BLOCK // 2
     launch(
         combine_maps,
-        -(-numel // _BLOCK) * -(-rays // together),
+        -(-numel // block) * -(-rays // together),
         num_warps=8,
         num_stages=2,
         basis=basis,
@@ -167,7 +168,7 @@ def combine(basis: Tensor, coefficients: Tensor, bias: Tensor | None, groups: in
         bias_ray=0 if bias is None or bias.dim() == 1 else outputs,
         SHARED=shared,
         RAYS=together,
-        BLOCK=_BLOCK,
+        BLOCK=block,
     )
     return maps
 

@@ -59,7 +59,7 @@ def input_gradient(grad: Tensor, kernels: Tensor, shape: ConvShape) -> Tensor:
     rows, classes = shape.images * rows_h * rows_w, shape.stride[0] * shape.stride[1]
     blocks = (1 if shape.shared else shape.rays) * shape.groups * classes
     taps = -(-shape.taps // classes) * (shape.rays if sum_rays else 1)  # of one class, on average
-    flat, tile = product_tile(grad, rows, shape.group_inputs, shape.group_outputs, taps, blocks)
+    flat, tile = product_tile(grad, rows, shape.group_inputs, shape.group_outputs, taps, blocks, classes > 1)
     _launch(
         grad,
         kernels,

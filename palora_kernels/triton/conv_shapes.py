@@ -125,8 +125,6 @@ def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int =
         return _GATHERED_IEEE if kind == "ieee" else [*_GATHERED, _NARROW]
     deepest = max(16, _power(channels))
     spilling = [(128, 64), (32, 32)] if kind == "ieee" else []
-    if kind == "ieee" and target.name == "sm_100":
-        spilling.append((64, 32))
     found = [replace(t, depth=min(t.depth, deepest)) for t in configs.candidates(kind, target, largest=_LARGEST)]
     return list(dict.fromkeys(t for t in found if (t.rows, t.columns) not in spilling))
 
@@ -134,8 +132,7 @@ def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int =
 def gradient_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
     """What `conv_kernel_gradient` may take; a tile is no wider than the channels of one tap."""
     if flat:
-        listed = _GATHERED_IEEE if kind == "ieee" else _GATHERED
-        return [t for t in listed if target.name != "sm_120" or (t.rows, t.columns) != (64, 32)]  # spills there
+        return _GATHERED_IEEE if kind == "ieee" else _GATHERED
     widest = max(16, _power(channels))
     found = [
         replace(t, columns=min(t.columns, widest))
@@ -145,10 +142,15 @@ def gradient_tiles(kind: str, target: configs.Target, flat: bool, channels: int 
     return list(dict.fromkeys(t for t in found if t.rows >= 64 or t.columns <= 32))  # the others spill
 
 
-def product_tile(like: Tensor, rows: int, columns: int, channels: int, taps: int, blocks: int) -> tuple[bool, Tile]:
-    """(FLAT, tile) of `conv_gemm`: ``blocks`` products of rows x columns that sum over ``taps`` times ``channels``."""
+def product_tile(
+    like: Tensor, rows: int, columns: int, channels: int, taps: int, blocks: int, strided: bool = False
+) -> tuple[bool, Tile]:
+    """(FLAT, tile) of `conv_gemm`: ``blocks`` products of rows x columns that sum over ``taps`` times ``channels``.
+
+    ``strided``: the rows are a residue class, whose places take more registers.
+    """
     kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(channels)
-    name = "conv_gemm_flat" if flat else "conv_gemm"
+    name = "conv_gemm_flat" if flat else "conv_gemm_strided" if strided else "conv_gemm"
 
     def cost(t: Tile) -> float:
         depth = taps * channels if flat else taps * -(-channels // t.depth) * t.depth

@@ -82,6 +82,7 @@ def _products() -> Iterator[Variant]:
     for label, kernel, call, channels, more, everything in entries:
         shape, flat = _shape(channels, **more), few(channels)
         tiles = product_tiles if kernel is gemm else gradient_tiles
+        strided = call is _input_gradient and "stride" in more
         yield from variants_of(
             label,
             kernel,
@@ -90,6 +91,7 @@ def _products() -> Iterator[Variant]:
                 kind, target, flat, channels
             ),
             all_default=everything,
+            key=kernel.fn.__name__ + ("_flat" if flat else "_strided" if strided else ""),
         )
     plain = _shape(128)
     yield from plain_variants(

@@ -23,7 +23,7 @@ from palora_kernels.triton.tiles import factor_grid, grid_offsets, multiple, ste
 
 _ROWS = 16  # of a ray in a program: programs are few, for they own all columns of their rows
 MOST_RAYS = 16
-_MOST_COLUMNS = 64
+_MOST_COLUMNS = {2: 64, 4: 32}  # by the bytes of a number: more spill
 _LONGEST = 1 << 17  # bytes of G that a program reads, where programs are too few to fill the device
 
 
@@ -82,7 +82,7 @@ def linear_rays(
 
 def fits(grad: Tensor, rays: int, columns: int) -> bool:
     """Whether one program can hold a few rows of all rays, and programs are enough or their work is short."""
-    if rays > MOST_RAYS or columns > _MOST_COLUMNS:
+    if rays > MOST_RAYS or columns > _MOST_COLUMNS[grad.element_size()]:
         return False
     n, O = grad.shape[0] // rays, grad.shape[1]
     full = n // _ROWS >= configs.target_of(grad.device).processors
@@ -98,7 +98,7 @@ def run(grad: Tensor, into: Factor, rays: int) -> tuple[Tensor, Tensor]:
     launch(
         linear_rays,
         triton.cdiv(n, _ROWS),
-        num_warps=4 if together <= 8 else 8,
+        num_warps=4 if together * grad.element_size() <= 16 else 8,
         num_stages=2,
         g_ptr=grad,
         into_ptr=into.tensor,
@@ -116,7 +116,7 @@ def run(grad: Tensor, into: Factor, rays: int) -> tuple[Tensor, Tensor]:
         INTO_ALIGN=run_alignment(into.column_stride, into.task_stride, into.rank_stride),
         RAYS=together,
         BM=_ROWS,
-        BO=32,
+        BO=32 if grad.element_size() == 2 else 16,
         BR=padded(R),
         PRECISION=configs.precision(grad.dtype),
     )
@@ -128,9 +128,10 @@ def variants() -> Iterator[Variant]:
 
     def call(dtype: torch.dtype, rays: int, R: int) -> None:
         grad = torch.empty(rays * 512, 256, dtype=dtype, device=META)
+        R = min(R, _MOST_COLUMNS[grad.element_size()])
         run(grad, out_side(grad.new_empty(2, 256, R // 2)), rays)
 
-    for rays, R in ((2, 16), (8, 32), (16, 64)):
+    for rays, R in ((2, 16), (8, 32), (MOST_RAYS, 64)):
         yield from plain_variants(
             f"linear_rays M{rays} R{R}",
             linear_rays,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from palora_kernels.triton import configs
+from palora_kernels.triton import configs, spills
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.configs import TARGETS, Target, Tile
 from palora_kernels.triton.launch import Launch, recording
@@ -29,27 +29,33 @@ def variants_of(
     tiles: Callable[[str, Target], list[Tile]],
     *,
     all_default: bool = True,
+    key: str | None = None,
 ) -> Iterator[Variant]:
-    """One variant for each dtype and each tile that some target may choose.
+    """One variant for each dtype and each tile that some target may choose, two if it spills for others of them.
 
     ``call(dtype)`` runs the plan on tensors of the meta device; its first launch of ``kernel`` is the entry. Default
-    are all tiles of bfloat16 and of exact float32, or only the largest with ``all_default`` off, and the largest of the
-    others.
+    are all tiles of bfloat16 and of exact float32 that do not spill, or only the largest with ``all_default`` off, and
+    the largest of the others. ``key``: the kernel's name in `tuning.tile_key`, where it is not its own.
     """
+    key = key or kernel.fn.__name__
     for dtype, tf32, name in _KINDS:
-        takers: dict[Tile, list[str]] = {}
+        takers: dict[tuple[Tile, bool], list[str]] = {}
         for target in TARGETS.values():
             with configs.assume(target, tf32=tf32):
-                for tile in tiles(configs.kind(dtype), target):
-                    takers.setdefault(tile, []).append(target.name)
-        largest = max((t.rows * t.columns for t in takers), default=0)
-        for tile, targets in takers.items():
+                kind = configs.kind(dtype)
+                listed = tiles(kind, target)
+            clean = [t for t in listed if not spills.spills(key, kind, target.name, t)]
+            largest = max((t.rows * t.columns for t in clean), default=0)
+            common = all_default and name in ("bf16", "fp32")
+            for tile in listed:
+                default = tile in clean and (common or tile.rows * tile.columns == largest)
+                takers.setdefault((tile, default), []).append(target.name)
+        for (tile, default), targets in takers.items():
             with configs.assume(TARGETS[targets[0]], tile=tile, tf32=tf32), recording() as launches:
                 call(dtype)
             found = next(entry for entry in launches if entry.kernel is kernel)
-            text = f"{label} {name} {tile.rows}x{tile.columns}x{tile.depth} w{tile.num_warps} s{tile.num_stages}"
-            common = all_default and name in ("bf16", "fp32")
-            default = common or tile.rows * tile.columns == largest
+            text = f"{label} {name} {spills.label(tile)}"
+            text += " if measured" if (tile, True) in takers and not default else ""
             dots = "ieee" if name == "fp32" else "tensor"
             yield variant(found, text, default=default, dots=dots, targets=tuple(targets))
 

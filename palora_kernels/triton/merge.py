@@ -176,8 +176,12 @@ def _low_rank(weight: Tensor | None, factors: LowRank, lam: Tensor, merged: Tens
     R, p, q = factors.tasks * factors.r, factors.p, factors.q
     columns = -(-q // taps) * taps
     matricised = q == channels * taps
-    # Where places have to be computed one by one, they take the registers of half a tile.
-    BM, BN, BR = min(32, padded(p)), min(64 if matricised else 32, padded(columns)), padded(min(R, _WIDEST))
+    # Places that have to be computed one by one, or factors loaded anew for each ray, take the registers of half a tile.
+    BM, BN, BR = (
+        min(32, padded(p)),
+        min(64 if matricised and R <= _WIDEST else 32, padded(columns)),
+        padded(min(R, _WIDEST)),
+    )
     tiles = -(-p // BM) * -(-columns // BN)
     # All rays in one program read W and the factors once; fewer where the tiles alone do not fill the device.
     together = -(-2 * configs.target_of(merged.device).processors // tiles)

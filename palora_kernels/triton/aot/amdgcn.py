@@ -37,7 +37,8 @@ def parse(text: str) -> Code:
         instructions,
         jumps=[(at, labels[name]) for at, name in branches if name in labels],
         registers=_entry(text, "vgpr_count"),
-        spills=_entry(text, "vgpr_spill_count") + _entry(text, "sgpr_spill_count"),
+        # Scalar registers spill into lanes of a vector register; only vector registers spill to memory.
+        spills=_entry(text, "vgpr_spill_count"),
         stack=_entry(text, "private_segment_fixed_size"),
         tensor={"mfma": sum(op.startswith("v_mfma") for op in instructions)},
         widest_load=max((_width(op) for op in instructions), default=0),

@@ -28,7 +28,8 @@ def read(compiled: Any) -> Code:
         text = _run("nvdisasm", "-c", file.name)
     code = parse(text)
     code.registers = int(re.findall(r"REG:(\d+)", usage)[-1])
-    code.stack = int(re.findall(r"STACK:(\d+)", usage)[-1])
+    # ptxas may reserve a frame that no instruction touches.
+    code.stack = int(re.findall(r"STACK:(\d+)", usage)[-1]) if touches_stack(text) else 0
     ptx = compiled.asm["ptx"]
     # Counted in PTX, where every generation has its own name; the machine code calls several of them HMMA.
     code.tensor = {
@@ -66,6 +67,14 @@ def parse(text: str) -> Code:
         bulk_copies=sum(op.split(".")[0] in ("UBLKCP", "UTMALDG") for op in instructions),
         macs={op: _macs(op) for op in set(instructions) if _is_product(op)},
     )
+
+
+def touches_stack(text: str) -> bool:
+    """Whether an instruction uses R1, the stack pointer, for more than setting it up."""
+    for _, operands in (match.groups() for match in map(_LINE.match, text.splitlines()) if match):
+        if re.search(r"\bR1\b", re.sub(r"^\s*R1, (c\[|R1\b)", "", operands)):
+            return True
+    return False
 
 
 def _run(tool: str, *arguments: str) -> str:

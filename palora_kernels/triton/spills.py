@@ -1,0 +1,58 @@
+"""Tiles that a compiler spilled, by kernel, kind of product and target: `configs.settle` takes them only if measured.
+
+Whether a tile's registers suffice is up to ptxas, and it changes its mind for a handful of them from one target to the
+next, so they are listed as they were found. `python -m palora_kernels.triton.aot` finds them: its gate fails for a tile
+that is chosen unasked and spills.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from palora_kernels.triton.tuning import Tile
+
+# kernel, kind, targets: rows x columns x depth, warps, stages. With Triton 3.8.
+_SEEN = """
+conv_gemm ieee sm_100: 64x32x16 w4 s3
+conv_gemm_strided half sm_120: 128x64x64 w4 s3
+conv_kernel_gradient half sm_100: 64x64x64 w4 s4
+conv_kernel_gradient tf32 sm_100: 128x32x32 w4 s3
+conv_kernel_gradient_flat ieee sm_80: 128x32x16 w8 s2
+conv_kernel_gradient_flat ieee sm_100 sm_120: 128x64x16 w8 s2
+conv_kernel_gradient_flat half sm_120: 64x32x16 w4 s2
+conv_kernel_gradient_flat ieee sm_120: 64x32x16 w4 s2
+conv_kernel_gradient_flat tf32 sm_120: 64x32x16 w4 s2, 128x64x16 w8 s2
+add_adapters ieee sm_100: 32x64x32 w4 s1
+adapter_gradients ieee sm_100: 32x16x16 w4 s3
+linear_basis ieee sm_120: 64x64x16 w4 s2
+linear_basis_lam ieee sm_120: 64x32x16 w4 s3, 32x64x16 w4 s3
+linear_basis_weights half sm_100: 64x64x64 w4 s4
+linear_basis_weights tf32 sm_120: 128x128x32 w8 s3
+linear_product ieee sm_100 sm_120: 32x32x16 w4 s3
+linear_product tf32 sm_120: 128x64x32 w4 s3, 64x64x32 w4 s4
+linear_product half sm_120: 64x64x64 w4 s4
+linear_project half sm_100 sm_120: 64x64x64 w4 s4
+linear_weights ieee sm_100: 64x32x16 w4 s3, 32x32x16 w4 s3
+"""
+
+
+def label(tile: Tile) -> str:
+    return f"{tile.rows}x{tile.columns}x{tile.depth} w{tile.num_warps} s{tile.num_stages}"
+
+
+@functools.cache
+def _seen() -> frozenset[tuple[str, str, str, Tile]]:
+    found: set[tuple[str, str, str, Tile]] = set()
+    for line in _SEEN.strip().splitlines():
+        head, tiles = line.split(": ")
+        kernel, kind, *targets = head.split()
+        for text in tiles.split(", "):
+            tile = Tile(*(int(number) for number in re.findall(r"\d+", text)))
+            found.update((kernel, kind, target, tile) for target in targets)
+    return frozenset(found)
+
+
+def spills(kernel: str, kind: str, target: str, tile: Tile) -> bool:
+    """``kernel`` and ``kind`` as in `tuning.tile_key`, ``target`` as in `configs.TARGETS`."""
+    return (kernel, kind, target, tile) in _seen()
