@@ -176,7 +176,7 @@ def _low_rank(weight: Tensor | None, factors: LowRank, lam: Tensor, merged: Tens
     R, p, q = factors.tasks * factors.r, factors.p, factors.q
     columns = -(-q // taps) * taps
     matricised = q == channels * taps
-    # Places that have to be computed one by one, or factors loaded anew for each ray, take the registers of half a tile.
+    # Places computed one by one, or factors loaded anew for each ray, take the registers of half a tile.
     BM, BN, BR = (
         min(32, padded(p)),
         min(64 if matricised and R <= _WIDEST else 32, padded(columns)),

@@ -21,5 +21,5 @@ RECIPE = Recipe(
     epochs=10,
     batch=256,
     lr=1e-3,
-    takes="about 1 minute, estimated",
+    takes="about 1 minute",
 )

@@ -20,5 +20,5 @@ RECIPE = replace(
     lr_milestones=(),
     divisions=2,
     validate_every=1,
-    takes="about 10 minutes, estimated",
+    takes="about 10 minutes, with --limit 120",
 )

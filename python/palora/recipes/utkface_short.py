@@ -22,5 +22,5 @@ RECIPE = replace(
     lr_decay=0.1,
     divisions=2,
     validate_every=1,
-    takes="about 15 minutes, estimated",
+    takes="about 15 minutes",
 )
