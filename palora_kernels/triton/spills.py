@@ -22,7 +22,7 @@ conv_kernel_gradient_flat ieee sm_80: 128x32x16 w8 s2
 conv_kernel_gradient_flat ieee sm_100 sm_120: 128x64x16 w8 s2
 conv_kernel_gradient_flat half sm_120: 64x32x16 w4 s2
 conv_kernel_gradient_flat ieee sm_120: 64x32x16 w4 s2
-conv_kernel_gradient_flat tf32 sm_120: 64x32x16 w4 s2, 128x64x16 w8 s2
+conv_kernel_gradient_flat tf32 sm_120: 64x32x16 w4 s2, 64x64x16 w4 s2, 128x64x16 w8 s2
 add_adapters ieee sm_100: 32x64x32 w4 s1
 adapter_gradients ieee sm_100: 32x16x16 w4 s3
 linear_basis ieee sm_120: 64x64x16 w4 s2
