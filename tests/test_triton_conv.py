@@ -106,7 +106,7 @@ def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
-@settings(max_examples=150, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_equals_the_definition_everywhere(algorithm: str, device: str, data: st.DataObject) -> None:
     check(data.draw(calls(algorithm, SIZES)), algorithm, device)
