@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 from torch import Tensor
 
@@ -70,7 +71,13 @@ def draw(
             if column == 0 and len(fronts) > 1:
                 axes.text(-0.1, HEIGHT / 2, method, rotation=90, ha="center", va="center")
         bar = figure.colorbar(
-            mapped, ax=list(panels[:, column]), location="bottom", shrink=0.85, aspect=24, pad=0.06
+            mapped,
+            ax=list(panels[:, column]),
+            location="bottom",
+            shrink=0.85,
+            aspect=24,
+            pad=0.06,
+            ticks=MaxNLocator(4),  # labels of narrow ranges are long
         )
         bar.set_label(style.label(name))
         bar.outline.set_visible(False)  # type: ignore[operator]
