@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from palora_kernels.triton import catalog
 from palora_kernels.triton.aot import TARGETS, amdgcn, ir, loops, sass
 from palora_kernels.triton.aot.building import Finding
 from palora_kernels.triton.aot.code import Code
@@ -43,6 +46,18 @@ def test_every_configuration_passes_for_every_target(tmp_path: Path) -> None:
     code, output, rows = compile_all(tmp_path, "--all")
     assert code == 0, output[output.index("FAULT") :]
     assert {target for _, target in rows} == set(TARGETS)
+
+
+def test_every_target_keeps_a_tile_that_does_not_spill() -> None:
+    """The list of `spills` may not empty what a launch chooses from."""
+    chosen: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    listed: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for variant in catalog.all_variants():
+        if found := re.match(r"(.*) (bf16|fp16|fp32|tf32) \d+x\d+x\d+ ", variant.name):
+            listed[found.groups()].update(variant.targets or TARGETS)
+            chosen[found.groups()].update((variant.targets or TARGETS) if variant.default else ())
+    assert len(listed) > 100
+    assert chosen == listed
 
 
 def test_planted_faults_are_caught(tmp_path: Path) -> None:
