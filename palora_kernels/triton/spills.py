@@ -16,6 +16,12 @@ from palora_kernels.triton.tuning import Tile
 
 # By release of Triton. A line: kernel, kind, targets: rows x columns x depth, warps, stages.
 _SEEN = {
+    (3, 6): """
+conv_gemm_flat ieee sm_80 sm_90: 128x64x16 w8 s2
+conv_gemm_flat ieee sm_80: 64x32x16 w4 s2
+adapter_gradients ieee sm_90: 32x16x16 w4 s3, 32x32x16 w4 s3
+linear_project ieee sm_80: 64x64x16 w4 s2
+""",
     (3, 8): """
 conv_gemm ieee sm_100: 64x32x16 w4 s3
 conv_gemm_strided half sm_120: 128x64x64 w4 s3
