@@ -17,10 +17,14 @@ from palora_kernels.triton.tuning import Tile
 # By release of Triton. A line: kernel, kind, targets: rows x columns x depth, warps, stages.
 _SEEN = {
     (3, 6): """
+conv_gemm ieee sm_80: 64x64x16 w4 s2
 conv_gemm_flat ieee sm_80 sm_90: 128x64x16 w8 s2
 conv_gemm_flat ieee sm_80: 64x32x16 w4 s2
+add_adapters ieee sm_80: 16x32x32 w2 s1
+adapter_gradients half sm_80: 16x16x64 w2 s3
 adapter_gradients ieee sm_90: 32x16x16 w4 s3, 32x32x16 w4 s3
-linear_project ieee sm_80: 64x64x16 w4 s2
+linear_combine ieee sm_80: 32x128x16 w4 s3
+linear_project ieee sm_80: 64x64x16 w4 s3
 """,
     (3, 8): """
 conv_gemm ieee sm_100: 64x32x16 w4 s3
