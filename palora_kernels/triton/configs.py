@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from palora_kernels import versions
 from palora_kernels.triton import spills, tuning
 from palora_kernels.triton.tuning import Tile
 
@@ -94,7 +95,7 @@ def kind(dtype: torch.dtype) -> str:
     """
     if dtype != torch.float32:
         return "half"
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32" if _assumed is None else _assumed.tf32
+    tf32 = versions.matmul_in_tf32() if _assumed is None else _assumed.tf32
     return "tf32" if tf32 else "ieee"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from palora_kernels import versions
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.triton import configs
 
@@ -27,14 +27,8 @@ def _precision(x: Tensor) -> Iterator[None]:
     if x.dtype != torch.float32 or x.device.type != "cuda":
         yield
         return
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    with _switching:
-        before = convolutions.fp32_precision
-        try:
-            convolutions.fp32_precision = configs.precision(x.dtype)
-            yield
-        finally:
-            convolutions.fp32_precision = before
+    with _switching, versions.convolutions_in(configs.precision(x.dtype)):
+        yield
 
 
 def forward(x: Tensor, kernel: Tensor, conv: Geometry) -> Tensor:
