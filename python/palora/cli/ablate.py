@@ -44,11 +44,13 @@ def ablate(
     """
     from palora import methods, recipes
     from palora.cli.console import console, say
+    from palora.cli.results import require_packages
     from palora.engine import Interrupted
     from palora.engine.ablate import plan, run_cell
     from palora.engine.progress import reporter
     from palora.engine.setup import pick_device
 
+    require_packages()
     chosen = recipes.get(recipe)
     name = method or chosen.method
     grid = grid_of(setting or [], methods.get(name))

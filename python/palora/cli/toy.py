@@ -36,11 +36,13 @@ def toy(
     """
     from palora import methods
     from palora.cli.console import say, table
+    from palora.cli.results import require_packages
     from palora.cli.settings import option_types, read_settings
     from palora.evaluation.files import write_atomically
     from palora.report.trajectories import trajectory_figure
     from palora.toy import STARTS, descend, options_for, suited
 
+    require_packages()
     if starts is not None and not 1 <= starts <= len(STARTS):
         raise ValueError(f"`starts` should lie in 1 … {len(STARTS)}. Found {starts}.")
     if steps < 1 or not lr > 0 or not scale > 0:

@@ -65,11 +65,12 @@ def train(
     Ctrl-C leaves a run that --resume continues as if nothing had happened.
     """
     from palora.cli.console import console
-    from palora.cli.results import finish
+    from palora.cli.results import finish, require_packages
     from palora.engine import Interrupted
     from palora.engine import train as run_training
     from palora.engine.progress import reporter
 
+    require_packages()
     settings = {
         "method": method,
         "epochs": epochs,
