@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
+from importlib.machinery import BuiltinImporter, ModuleSpec, PathFinder
 from typing import Any
 
 
 def hide(*packages: str) -> None:
     """From now on no import finds `packages` (top-level names), nor does `importlib.util.find_spec`."""
 
-    class Without(importlib.machinery.PathFinder):
-        @classmethod
-        def find_spec(cls, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
-            return None if name.partition(".")[0] in packages else super().find_spec(name, path, target)
+    def without(finder: Any) -> Any:
+        def find_spec(name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+            found: ModuleSpec | None = finder.find_spec(name, path, target)
+            return None if name.partition(".")[0] in packages else found
 
-    sys.meta_path[:] = [Without if finder is importlib.machinery.PathFinder else finder for finder in sys.meta_path]
+        return type("Without", (finder,), {"find_spec": staticmethod(find_spec)})
+
+    ours = (BuiltinImporter, PathFinder)
+    sys.meta_path[:] = [without(finder) if finder in ours else finder for finder in sys.meta_path]
     for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]

@@ -39,7 +39,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """`@pytest.mark.needs("moocore")`: only parts of palora need that package, and the tests of the others run without."""
+    """`@pytest.mark.needs("moocore")`: only parts of palora need that package, and the other tests run without."""
     for mark in item.iter_markers("needs"):
         for package in mark.args:
             pytest.importorskip(package, reason=f"the package {package} is not installed")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_packages() -> None:
-    """MissingPackageError where a package is absent that the end of a run needs: said before hours of work, not after."""
+    """MissingPackageError where what the end of a run needs is absent: said before hours of work, not after."""
     need("moocore", "The hypervolume of a front")
     need("matplotlib", "The picture of a front")
 

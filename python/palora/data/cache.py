@@ -32,8 +32,8 @@ def cached(name: str, key: Key, build: Callable[[], dict[str, Tensor]]) -> dict[
     """The tensors that `build` makes, from the cache if they are there.
 
     `key` lists all that they depend on. A file that is damaged (its checksum over all tensors is kept inside)
-    is made anew, with one line in the log; one that cannot be written costs a line and nothing else. MissingPackageError
-    without safetensors.
+    is made anew, with one line in the log; one that cannot be written costs a line and nothing else.
+    MissingPackageError without safetensors.
     """
     SafetensorError = need("safetensors", "The cache of prepared data").SafetensorError
     path = cache_path(name, key)

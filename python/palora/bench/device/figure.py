@@ -22,8 +22,8 @@ COLUMNS = {
 
 
 def check_path(path: Path) -> None:
-    """Raises PaloraError for a format that is not drawn: before measuring for an hour, not after. MissingPackageError without
-    matplotlib."""
+    """Raises PaloraError for a format that is not drawn, MissingPackageError without matplotlib: before measuring for
+    an hour, not after."""
     need("matplotlib", "`--figure`")
     if path.suffix.lower() not in FORMATS:
         raise PaloraError(f"`--figure` should end in {', '.join(FORMATS)}. Found {str(path)!r}.")
