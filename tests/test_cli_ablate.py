@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from engine_runs import small_set
 
+pytest.importorskip("typer")
+pytest.importorskip("matplotlib")
+
 import palora.data
 from palora.cli import main
 from palora.engine import ablate, read_metrics

@@ -14,6 +14,8 @@ import pytest
 import torch
 from engine_runs import At, small_set, tiny
 
+pytest.importorskip("typer")
+
 import palora.data
 from palora.cli import main
 from palora.cli.train import resume_command

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 from engine_runs import small_set, tiny
+from method_cases import every_method
+
+pytest.importorskip("typer")
 
 import palora.data
-from palora import methods, models, recipes
+from palora import models, recipes
 from palora.cli import main, results
 from palora.engine import RunFolder, evaluate, train
 from palora.engine.config import RunConfig
@@ -80,7 +83,7 @@ def test_epochs_and_learning_rate_follow_the_recipe_and_the_run(trained: Path) -
     assert final_lr(halved) == 1e-3 / 4
 
 
-@pytest.mark.parametrize("name", [n for n in methods.names() if n not in ("stl", "cosmos")])
+@pytest.mark.parametrize("name", every_method(but=("stl", "cosmos")))
 def test_a_checkpoint_of_any_method_with_one_model(name: str, tmp_path: Path) -> None:
     """Not trained: a checkpoint of the method's first moment, and what it makes of the centre."""
     config = tiny(method=name)

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from palora.evaluation import hypervolume, monotonicity, nondominated
 
@@ -114,6 +113,7 @@ def test_shapes_that_do_not_match() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("tasks", [2, 3, 7])
 def test_monotonicity_is_spearman(tasks: int, seed: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
     random = np.random.default_rng(seed)
     rays = random.integers(0, 5, (30, tasks)) / 4  # with ties
     losses = random.integers(0, 9, (30, tasks)) / 8 - 0.5 * rays

@@ -78,8 +78,9 @@ def test_setup_compiles_nothing_where_it_cannot(platform: str, tmp_path: Path) -
     )
     file = ROOT / "palora_kernels" / "native" / "build.py"
     environment = {name: value for name, value in os.environ.items() if name not in ("CXX", "PALORA_BUILD_NATIVE")}
+    environment["PATH"] = str(tmp_path)
     command = [sys.executable, "-c", program, platform, str(file)]
-    done = subprocess.run(command, env={**environment, "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

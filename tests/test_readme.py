@@ -18,7 +18,8 @@ EXAMPLES = {"$seed": "0", "$method": "palora", "<this repository>": "URL"}
 def commands(program: str) -> list[list[str]]:
     """The words after `program`, wherever a block or inline code of the README calls it."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    lines = [line for language, block in blocks if not language for part in block.splitlines() for line in part.split("; ")]
+    parts = [part for language, block in blocks if not language for part in block.splitlines()]
+    lines = [line for part in parts for line in part.split("; ")]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL))
     found = []
     for line in lines:

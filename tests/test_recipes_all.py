@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import frame_fixtures as made
 import pytest
+
+pytest.importorskip("PIL")
+
+import frame_fixtures as made
 import torch
 from torch import nn
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+
 import frame_fixtures as made
 import numpy as np
-import pytest
 import torch
 from matplotlib.colors import to_rgb
 

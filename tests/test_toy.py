@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("typer")
+pytest.importorskip("matplotlib")
+
 from palora import methods, toy
 from palora.cli import main
 from palora.errors import PaloraError
