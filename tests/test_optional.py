@@ -175,7 +175,10 @@ def test_what_to_install_is_what_the_metadata_ask_for() -> None:
         assert requirement.specifier == ranges[requirement.name], text
 
 
-@pytest.mark.parametrize("hidden", ["typer", "matplotlib", "moocore", "rich"])
+@pytest.mark.parametrize(
+    "hidden",
+    ["typer", "moocore", *(pytest.param(name, marks=pytest.mark.slow) for name in ("matplotlib", "rich"))],
+)
 def test_the_command_line_says_what_is_missing_before_it_works(hidden: str, tmp_path: Path) -> None:
     if hidden != "typer":
         pytest.importorskip("typer", reason="the package typer is not installed")
@@ -197,11 +200,9 @@ def test_the_package_is_a_command() -> None:
 
     done = run("", "-m", "palora", "--version")
     assert (done.returncode, done.stdout) == (0, f"palora {palora.__version__}\n"), done.stderr
-    done = run("", "-m", "palora", "train", "no-such-recipe")
-    assert done.returncode == 1
-    assert done.stderr.startswith("palora: ")
 
 
+@pytest.mark.slow
 @pytest.mark.needs("typer")
 def test_the_benchmark_needs_nothing_else(tmp_path: Path) -> None:
     """The command itself; on a GPU `--device cuda` runs the same imports."""

@@ -86,7 +86,7 @@ def test_setup_compiles_nothing_where_it_cannot(platform: str, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """"sdist" and "wheel", the wheel built of the unpacked sdist; no compiler is on PATH."""
+    """The "sdist" and the "wheel", the wheel built of the unpacked sdist; no compiler is on PATH."""
     pytest.importorskip("setuptools", minversion="77", reason="setuptools 77 or newer is not installed")
     folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
