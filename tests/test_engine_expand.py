@@ -46,6 +46,7 @@ def quick(run: Path, **more: Any) -> RunConfig:
     return expanding(recipes.get("multimnist-small"), run, **settings)
 
 
+@pytest.mark.needs("moocore")
 def test_only_the_adapters_move(trained: Path, tmp_path: Path) -> None:
     run = train(quick(trained), tmp_path / "expanded")
     base = load_checkpoint(RunFolder(trained).last)["model"]
@@ -61,6 +62,7 @@ def test_only_the_adapters_move(trained: Path, tmp_path: Path) -> None:
     assert (front.losses - plain.losses).abs().max() < 0.5
 
 
+@pytest.mark.needs("moocore")
 def test_before_the_first_step_every_ray_is_the_checkpoint(trained: Path) -> None:
     config = quick(trained)
     parts = assemble(config, lambda: starting_model(config))
@@ -110,6 +112,7 @@ def test_methods_without_one_plain_model_are_refused(name: str, tmp_path: Path) 
         starting_model(quick(tmp_path / "run"))
 
 
+@pytest.mark.needs("moocore")
 def test_what_does_not_fit_is_one_sentence(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(PaloraError, match="'ls' has not: use palora"):
         quick(trained, method="ls")
@@ -121,6 +124,7 @@ def test_what_does_not_fit_is_one_sentence(trained: Path, tmp_path: Path) -> Non
         starting_model(tiny(pretrained="weights.th"))
 
 
+@pytest.mark.needs("moocore")
 def test_through_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--epochs", "1", "--limit", "32", "--batch", "16", "--rays", "2", "--out", "run"]
     assert main(["train", "multimnist-small", "--expand", str(trained), *flags]) == 0

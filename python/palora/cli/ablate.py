@@ -50,7 +50,6 @@ def ablate(
     from palora.engine.progress import reporter
     from palora.engine.setup import pick_device
 
-    require_packages()
     chosen = recipes.get(recipe)
     name = method or chosen.method
     grid = grid_of(setting or [], methods.get(name))
@@ -70,6 +69,7 @@ def ablate(
 
     folder = out or Path("runs") / f"ablate-{recipe}-{name}"
     cells = plan(grid, seeds_of(seeds), folder, configure)
+    require_packages()
     show, runs = reporter(console()), []
     try:
         for number, cell in enumerate(cells, start=1):

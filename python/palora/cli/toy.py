@@ -42,13 +42,13 @@ def toy(
     from palora.report.trajectories import trajectory_figure
     from palora.toy import STARTS, descend, options_for, suited
 
-    require_packages()
     if starts is not None and not 1 <= starts <= len(STARTS):
         raise ValueError(f"`starts` should lie in 1 … {len(STARTS)}. Found {starts}.")
     if steps < 1 or not lr > 0 or not scale > 0:
         raise ValueError(f"`steps`, `lr` and `scale` should be positive. Found {steps}, {lr} and {scale}.")
     given = {name: single(name, values) for name, values in read_settings(setting or [], option_types()).items()}
     names = suited() if method and "all" in method else list(dict.fromkeys(method or ["palora"]))
+    require_packages()
     descents = []
     for name in names:
         options = options_for(name, given)

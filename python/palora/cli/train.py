@@ -70,7 +70,6 @@ def train(
     from palora.engine import train as run_training
     from palora.engine.progress import reporter
 
-    require_packages()
     settings = {
         "method": method,
         "epochs": epochs,
@@ -98,6 +97,7 @@ def train(
     else:
         config = configure(recipe, given, given_options, given_data)
         folder = out or default_folder(config)
+    require_packages()
     try:
         show = reporter(console())
         show.note(f"{config.recipe}, {config.method}, seed {config.seed}, {config.device}; run folder {folder}")
