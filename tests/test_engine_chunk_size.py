@@ -77,6 +77,7 @@ def test_bad_settings_are_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("moocore")
 def test_a_compiled_run_learns_the_same(tmp_path: Path) -> None:
     plain = train(tiny(), tmp_path / "plain")
     compiled = train(replace(tiny(), compile=True), tmp_path / "compiled")
