@@ -38,6 +38,13 @@ def pytest_report_header() -> str:
     return f"data: as published in {data_root()}: {', '.join(published) or 'nothing'}; else bundled and generated"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.needs("moocore")`: only parts of palora need that package, and the other tests run without."""
+    for mark in item.iter_markers("needs"):
+        for package in mark.args:
+            pytest.importorskip(package, reason=f"the package {package} is not installed")
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("typer")
+
 from rich.console import Console
 
 import palora_kernels
