@@ -5,7 +5,8 @@ what one of them prepared or compiled need not be made again. What is kept from 
 `.pytest_cache`: the C++ extension, and the examples that hypothesis found. PALORA_DATA stays: it names data sets that
 are only read.
 
-The run fails if something appeared in the user's places all the same, by an absolute path say. Under xdist the process
+The run fails if something appeared in the user's places all the same: by an absolute path, or from a process that was
+started without the variables. Under xdist the process
 that starts the workers makes the folders and looks, when the last worker has ended.
 """
 
@@ -93,7 +94,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         "No test should write the folder pytest was started in, HOME, or the user's caches. Since the start there "
         "appeared or changed, by a test or by another program:\n" + "\n".join(f"    {path}" for path in appeared)
     )
-    report = pytest.TestReport("the whole run", ("the whole run", None, "the whole run"), {}, "failed", text, "teardown")
+    name = "the whole run"
+    report = pytest.TestReport(name, (name, None, name), {}, "failed", text, "teardown")
     session.config.hook.pytest_runtest_logreport(report=report)
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -119,10 +121,12 @@ class Watched:
         self.checkout = config.rootpath
         self.names = {started, home, caches, settings}
         self.contents = {
-            *(started / "runs", home / ".cache" / "palora", caches / "palora", caches / "matplotlib", home / ".nv"),
+            *(started / "runs", home / ".cache" / "palora", caches / "palora"),
             Path(environ.get("PALORA_CACHE") or caches / "palora").expanduser(),
-            Path(environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions").expanduser(),
-            Path(environ.get("TORCH_HOME") or caches / "torch").expanduser(),
+            Path(environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions").expanduser() / "palora",
+        }
+        self.shared = {
+            Path(environ.get("TORCH_HOME") or caches / "torch"),
             Path(environ.get("TORCHINDUCTOR_CACHE_DIR") or inductor),
             Path(environ.get("TRITON_CACHE_DIR") or Path(environ.get("TRITON_HOME") or home) / ".triton"),
             Path(environ.get("MPLCONFIGDIR") or settings / "matplotlib"),
@@ -130,8 +134,13 @@ class Watched:
         self.before = self.listing()
 
     def listing(self) -> dict[Path, int]:
-        """Every path, with its time of change in `contents`; elsewhere 0, for there a person edits files."""
+        """Every path, with its time of change in `contents`; elsewhere 0, for there a person edits files.
+
+        Caches that many programs fill, of Triton for one, are watched for their own appearance: any training beside
+        the tests puts something there.
+        """
         found = {path: 0 for place in self.names if place.is_dir() for path in place.iterdir()}
+        found.update((path, 0) for path in self.shared if path.exists())
         found.update((path, 0) for path in _below(self.checkout))
         found.update((path, _time(path)) for place in self.contents for path in _below(place))
         return {path: time for path, time in found.items() if path.name not in NOT_WATCHED}

@@ -30,14 +30,22 @@ def run(user: Path, body: str, *arguments: str, **environment: str) -> subproces
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")])
-@pytest.mark.parametrize("place", ["checkout", "checkout/runs", ".", ".cache/palora/prepared", ".triton/cache"])
-def test_a_file_in_a_place_of_the_user_fails_the_run(place: str, workers: tuple[str, ...], tmp_path: Path) -> None:
-    folder = tmp_path / place
-    folder.mkdir(parents=True)
-    done = run(tmp_path, f"Path({str(folder)!r}, 'planted').touch()", *workers)
+def test_files_in_places_of_the_user_fail_the_run(workers: tuple[str, ...], tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("checkout/tests", "checkout/runs", "", ".cache/palora/prepared")]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+    done = run(tmp_path, f"[Path(place, 'planted').touch() for place in {[str(place) for place in places]}]", *workers)
     assert done.returncode == 1, done.stdout
-    assert f"    {folder / 'planted'}\n" in done.stdout
+    for place in places:
+        assert f"    {place / 'planted'}\n" in done.stdout
     assert "4 passed, 1 error" in done.stdout
+
+
+def test_a_cache_that_appears_fails_the_run(tmp_path: Path) -> None:
+    """A process without the variables finds HOME in the list of users; here the planted test says where that is."""
+    done = run(tmp_path, f"Path({str(tmp_path)!r}, '.triton/cache/kernel').mkdir(parents=True)")
+    assert done.returncode == 1, done.stdout
+    assert f"    {tmp_path / '.triton'}\n" in done.stdout
 
 
 def test_a_changed_file_of_a_run_fails_the_run(tmp_path: Path) -> None:
