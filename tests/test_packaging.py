@@ -68,7 +68,7 @@ def test_elsewhere_neither_triton_nor_ninja_is_asked_for(platform: str) -> None:
 def test_setup_compiles_nothing_where_it_cannot(platform: str, tmp_path: Path) -> None:
     """setup.py takes its extensions from here; torch may be installed or not."""
     program = (
-        "import importlib.util, sys\n"
+        "import importlib.util, platform, shutil, sys\n"  # Python's own modules, for the real platform
         "sys.platform = sys.argv[1].split()[0]\n"
         "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'):\n    sys.modules[name] = None\n"
         "specification = importlib.util.spec_from_file_location('build', sys.argv[2])\n"
