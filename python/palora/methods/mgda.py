@@ -18,9 +18,7 @@ NORMALISATIONS = ("none", "l2", "loss", "loss+")
 class MGDAOptions:
     """The papers' tables use the gradients as they are."""
 
-    normalisation: str = option(
-        "none", f"Gradients divided by norm, loss or both: {', '.join(NORMALISATIONS)}."
-    )
+    normalisation: str = option("none", f"Gradients divided by norm, loss or both: {', '.join(NORMALISATIONS)}.")
 
     def __post_init__(self) -> None:
         if self.normalisation not in NORMALISATIONS:

@@ -94,7 +94,8 @@ def _conv(M: int, n: int, C: int, O: int, T: int, r: int, form: str, shared: boo
         return {**case, "A": _random(T, p, inner), "B": _random(T, inner, q, scale=K**-0.5)}
 
     op = "conv2d_delta" if form == "dense" else "conv2d"
-    label = f"M{M} n{n} {C}→{O} {k}×{k} {form} T{T} r{r} groups {groups}{', shared' if shared else ''}"
+    label = f"M{M} n{n} {C}→{O} {k}×{k} on {size[0]}×{size[1]} {form} T{T} r{r} bias {bias} groups {groups}"
+    label += ", shared" if shared else ""
     label += f", {'NHWC' if nhwc else 'NCHW'}" + "".join(f", {name} {value}" for name, value in more.items())
 
     def only(algorithm: str) -> bool:
@@ -168,10 +169,14 @@ def with_every_tile() -> list[Example]:
         _linear(3, 700, 192, 256, 4, 12, False, 1, True, False),  # R = 48
         _linear(9, 300, 96, 200, 5, 16, True, 2, True, False),  # R = 80, more than 8 rays, a shared input
         _linear(33, 3, 72, 136, 9, 8, False, 2, True, False),  # R = 72, more than 8 tasks, more than 32 rays
+        _linear(3, 33, 1056, 1000, 2, 8, False, 1, True, False),  # several tiles for each program of the pull-back
+        _linear(3, 17, 1000, 720, 4, 8, False, 0, True, False),  # R = 32
         _conv(5, 8, 10, 20, 2, 1, "loralib", False, 1, k=5, size=(12, 12)),
         _conv(3, 9, 32, 48, 2, 2, "matricised", False, 1, padding=1, size=(17, 19)),
         _conv(3, 8, 1, 10, 2, 1, "matricised", True, 1, k=5, size=(28, 28)),
         _conv(4, 3, 32, 64, 2, 2, "loralib", False, 1, groups=4, stride=2, padding=1, size=(15, 14)),
+        _conv(3, 1, 128, 256, 2, 4, "matricised", False, 1, padding=1, size=(9, 8)),  # as above
+        _conv(3, 1, 128, 256, 2, 2, "loralib", False, 1, padding=1, size=(9, 8)),
     ]
     return [replace(call, tiles=True) for call in found]
 

@@ -1,16 +1,16 @@
 """What a plan computes on the device, with every tile that its launches may take, against the definition in float64.
 
 Inputs lie between guards of NaN, so that an element read outside shows; memory that a call allocates holds NaN until
-it is written; and every call is made again and must give the same bits, which a race would not. Round i of a job gives
-every launch the i-th of its tiles at once; where a round is wrong each launch is tried alone, to name the tile.
+it is written; and every call is made again and must give the same bits, which a race would not. The first round
+leaves the choice of tiles to the package; each other gives every launch the next of its tiles at once, and where a
+round is wrong each launch is tried alone, to name the tile.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ class Report:
 
 
 def jobs(precisions: list[str], backends: list[str], device: str = "cuda") -> list[Job]:
-    """Those with all tiles first: they are what no other test can show."""
+    """The plans as they are chosen first, then those with all tiles."""
     found = []
     for index, call in enumerate(coverage.calls()):
         for backend in backends:
@@ -79,11 +79,12 @@ def jobs(precisions: list[str], backends: list[str], device: str = "cuda") -> li
                     label = f"{call.op} {call.label}"
                     tiles = call.tiles and backend == "triton"
                     found += [
-                        Job(index, label, backend, algorithm, p, tiles)
+                        Job(index, label, backend, algorithm, p, every)
+                        for every in ((False, True) if tiles else (False,))
                         for p in precisions
                         if p != "tf32" or backend == "triton"
                     ]
-    return sorted(found, key=lambda job: not job.tiles)
+    return sorted(found, key=lambda job: (job.tiles, precisions.index(job.precision)))
 
 
 @contextmanager
@@ -103,7 +104,6 @@ def asked_for(precision: str) -> Iterator[None]:
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
     """Everything that is allocated inside holds NaN until it is written."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
@@ -153,9 +153,12 @@ class _Call:
         with pk.force_plan(**{self.name: self.job.algorithm}):
             return plans_of(lambda: self.op(**self.inputs, **self.options, backend=self.job.backend))
 
-    def errors(self, tiles: dict[str, Tile]) -> dict[str, float]:
-        """By result; infinite where something is not a number, or where a second call gave other bits."""
-        with tuning.trying(tiles):
+    def errors(self, tiles: dict[str, Tile] | None) -> dict[str, float]:
+        """By result; infinite where something is not a number, or where a second call gave other bits.
+
+        None: as everybody calls it, so that the second call is a warm one.
+        """
+        with nullcontext() if tiles is None else tuning.trying(tiles):
             found, again = self.ours(), self.ours()
         worst = {}
         for key, want in self.wanted.items():
@@ -173,6 +176,7 @@ class _Call:
 def examine(job: Job, device: torch.device | None = None) -> Report:
     """Run in a process of its own; raises what a compiler or a driver raises."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
     device = device or torch.device("cuda", torch.cuda.current_device())
     tolerance = TOLERANCE[job.precision]
     with asked_for(job.precision):
@@ -180,9 +184,11 @@ def examine(job: Job, device: torch.device | None = None) -> Report:
         ran = call.ran()
         if ran != f"{job.backend}.{job.algorithm}":
             return Report(0, "", 0.0, [Wrong(f"the plan: {ran} ran", float("inf"))])
-        with tuning.trying({}) as trial:
-            call.ours()
-        rounds = _rounds(trial.asked) if job.tiles else [{}]
+        rounds: list[dict[str, Tile] | None] = [None]
+        if job.tiles:
+            with tuning.trying({}) as trial:
+                call.ours()
+            rounds += _rounds(trial.asked)
         wrong: list[Wrong] = []
         best = ("", 0.0)
         for tiles in rounds:
@@ -191,19 +197,20 @@ def examine(job: Job, device: torch.device | None = None) -> Report:
             if not lost and found[worst] <= tolerance:
                 best = max(best, (worst, found[worst]), key=lambda pair: pair[1])
                 continue
+            tiles = tiles or {}
             alone = [] if len(tiles) < 2 else _alone(call, tiles, tolerance)
             whole = Wrong(worst, found.get(worst, float("inf")), {k: spills.label(t) for k, t in tiles.items()}, lost)
             wrong += alone or [whole]
     return Report(len(rounds), *best, wrong)
 
 
-def _tried(call: _Call, tiles: dict[str, Tile]) -> tuple[dict[str, float], str]:
+def _tried(call: _Call, tiles: dict[str, Tile] | None) -> tuple[dict[str, float], str]:
     """Errors by result, or why the kernels could not run. A spoilt device ends the process: nothing after it counts."""
     try:
         return call.errors(tiles), ""
     except Exception as error:  # of many kinds: out of registers or shared memory, a compiler that gives up
         if "CUDA error" in str(error) or "illegal" in str(error):
-            labels = ", ".join(f"{name}: {spills.label(tile)}" for name, tile in tiles.items())
+            labels = ", ".join(f"{name}: {spills.label(tile)}" for name, tile in (tiles or {}).items())
             raise RuntimeError(f"{str(error).splitlines()[0]} with {labels or 'the chosen tiles'}") from error
         return {}, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
@@ -220,6 +227,6 @@ def _alone(call: _Call, tiles: dict[str, Tile], tolerance: float) -> list[Wrong]
 
 
 def _rounds(asked: dict[str, list[Tile]]) -> list[dict[str, Tile]]:
-    """Every tile of every launch in some round; the first leaves the choice to the arithmetic."""
+    """Every tile of every launch in some round."""
     most = max((len(tiles) for tiles in asked.values()), default=0)
-    return [{}, *({name: tiles[i % len(tiles)] for name, tiles in asked.items()} for i in range(most))]
+    return [{name: tiles[i % len(tiles)] for name, tiles in asked.items()} for i in range(most)]

@@ -23,14 +23,25 @@ class Lost:
 
 @dataclass
 class _Worker(Generic[J]):
+    """since: when its job began; infinitely late while the process starts."""
+
     process: BaseProcess
     pipe: Connection
-    job: J | None = None
-    since: float = 0.0
+    job: J
+    since: float = float("inf")
 
     def give(self, job: J) -> None:
         self.job, self.since = job, time.monotonic()
         self.pipe.send(job)
+
+    def answer(self) -> tuple[str, Any]:
+        """ "ready", "done" with a result, or "lost" with a reason."""
+        try:
+            kind, value = self.pipe.recv()
+            return kind, value
+        except (EOFError, OSError):
+            self.process.join()
+            return "lost", f"its process ended with status {self.process.exitcode}"
 
     def stop(self) -> None:
         self.pipe.close()
@@ -39,18 +50,12 @@ class _Worker(Generic[J]):
 
 
 def run(
-    task: Callable[[J], Any],
-    jobs: Sequence[J],
-    processes: int,
-    limit: float,
-    until: float,
-    *,
-    clock: Callable[[], float] = time.monotonic,
+    task: Callable[[J], Any], jobs: Sequence[J], processes: int, limit: float, until: float
 ) -> Iterator[tuple[J, Any]]:
     """(job, result) as they come, `Lost` in place of a result. ``task`` is a function of a module, jobs can be pickled.
 
-    limit: seconds for one job, the start of its process included. until: ``clock``'s time after which no job is begun
-    and those that run are given up, without a word: a later run takes them.
+    limit: seconds for one job. until: the time of ``time.monotonic`` after which no job is begun and those that run are
+    given up without a word: a later run takes them.
     """
     context = multiprocessing.get_context("spawn")  # a CUDA context does not survive a fork
     waiting = list(reversed(jobs))
@@ -61,30 +66,25 @@ def run(
         process = context.Process(target=_serve, args=(task, theirs), daemon=True)
         process.start()
         theirs.close()
-        worker: _Worker[J] = _Worker(process, ours)
-        workers.append(worker)
-        worker.give(waiting.pop())
+        workers.append(_Worker(process, ours, waiting.pop()))
 
     try:
-        while (waiting or workers) and clock() < until:
+        while (waiting or workers) and time.monotonic() < until:
             while waiting and len(workers) < processes:
                 start()
             ready = wait([w.pipe for w in workers], timeout=0.2)
             for worker in [*workers]:
-                job = worker.job
-                assert job is not None
                 if worker.pipe in ready:
-                    try:
-                        good, value = worker.pipe.recv()
-                    except (EOFError, OSError):
-                        worker.process.join()
-                        good, value = False, f"its process ended with status {worker.process.exitcode}"
-                    yield job, value if good else Lost(value)
-                    if good and waiting:
+                    kind, value = worker.answer()
+                    if kind == "ready":
+                        worker.give(worker.job)
+                        continue
+                    yield worker.job, Lost(value) if kind == "lost" else value
+                    if kind == "done" and waiting:
                         worker.give(waiting.pop())
                         continue
                 elif time.monotonic() - worker.since > limit:
-                    yield job, Lost(f"no answer in {limit:.0f} s")
+                    yield worker.job, Lost(f"no answer in {limit:.0f} s")
                 else:
                     continue
                 worker.stop()
@@ -96,14 +96,15 @@ def run(
 
 def _serve(task: Callable[[Any], Any], pipe: Connection) -> None:
     """One job after the other. After an error the process is not used again: a CUDA context may be spoilt."""
+    pipe.send(("ready", None))
     while True:
         try:
             job = pipe.recv()
         except EOFError:
             return
         try:
-            answer = True, task(job)
+            answer = "done", task(job)
         except Exception as error:  # whatever a compiler or a driver raises is a finding
             lines = str(error).strip().splitlines()
-            answer = False, f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            answer = "lost", f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
         pipe.send(answer)
