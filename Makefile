@@ -36,7 +36,7 @@ READY_TO_DEVELOP := $(VENV)/.ready-to-develop
 METADATA := pyproject.toml setup.py $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full test-oldest bench cuda-check lint clean
+.PHONY: help venv demo test test-full test-oldest bench cuda-check gpu-check lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ bench: $(READY_TO_DEVELOP) ## time ours, the authors' way and the plain model on
 
 cuda-check: $(READY_TO_DEVELOP) ## compile every CUDA C++ kernel with nvcc, show registers and spills; needs no GPU
 	@$(BIN)/python -m palora_kernels.native.cuda_check $(ARGS)
+
+gpu-check: ## is every kernel right on this GPU, and how fast? Nothing is installed: PYTHON needs torch and triton
+	@PYTHONPATH=.:python $(PYTHON) -m palora.bench.device.check $(ARGS)
 
 lint: $(READY_TO_DEVELOP) ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .

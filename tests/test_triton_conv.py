@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_cases import assert_equals_definition, conv_case, convert, run

@@ -139,6 +139,15 @@ _IEEE = [
     Tile(16, 32, 16, 4, 3),
 ]
 SHALLOW = 16
+_WIDE = 128 * 256
+
+
+def largest(kind: str, target: Target, elsewhere: int) -> int:
+    """The accumulator that a kernel may hold whose other registers are few: two warpgroups of Hopper hold 128 x 256 of
+    16-bit products, as cuBLAS does; ``elsewhere`` it would spill."""
+    return _WIDE if kind == "half" and target.name == "sm_90" else elsewhere
+
+
 _TILES = {"half": _HALF, "tf32": _TF32, "ieee": _IEEE}
 _ITEM = {"half": 2, "tf32": 4, "ieee": 4}
 

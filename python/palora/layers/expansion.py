@@ -120,8 +120,7 @@ def expand_arguments(
     slot.rows = n
     new_args = tuple(_expand(slot, n, value) for value in args)
     new_kwargs = {
-        name: value if _is_unbatched_mask(name, value) else _expand(slot, n, value)
-        for name, value in kwargs.items()
+        name: value if _is_unbatched_mask(name, value) else _expand(slot, n, value) for name, value in kwargs.items()
     }
     return new_args, new_kwargs
 
@@ -160,8 +159,7 @@ def split(outputs: Any, rays: int) -> Any:
     if isinstance(outputs, Tensor):
         if outputs.dim() == 0 or outputs.shape[0] % rays:
             raise ValueError(
-                f"`outputs` should have a multiple of {rays} rows, one group a ray. "
-                f"Found shape {tuple(outputs.shape)}."
+                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(outputs.shape)}."
             )
         return outputs.unflatten(0, (rays, outputs.shape[0] // rays))
     if isinstance(outputs, tuple):
