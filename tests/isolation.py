@@ -117,7 +117,7 @@ class Watched:
         environ, started, home = os.environ, config.invocation_params.dir, Path.home()
         caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
         settings = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        inductor = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        inductor = Path(tempfile.gettempdir()) / f"torchinductor_{_user()}"
         self.checkout = config.rootpath
         self.names = {started, home, caches, settings}
         self.contents = {
@@ -144,6 +144,13 @@ class Watched:
         found.update((path, 0) for path in _below(self.checkout))
         found.update((path, _time(path)) for place in self.contents for path in _below(place))
         return {path: time for path, time in found.items() if path.name not in NOT_WATCHED}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "nobody"
 
 
 def _below(place: Path) -> list[Path]:
