@@ -123,9 +123,9 @@ class Watched:
         self.contents = {
             *(started / "runs", home / ".cache" / "palora", caches / "palora"),
             Path(environ.get("PALORA_CACHE") or caches / "palora").expanduser(),
-            Path(environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions").expanduser() / "palora",
         }
         self.shared = {
+            Path(environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions") / "palora",
             Path(environ.get("TORCH_HOME") or caches / "torch"),
             Path(environ.get("TORCHINDUCTOR_CACHE_DIR") or inductor),
             Path(environ.get("TRITON_CACHE_DIR") or Path(environ.get("TRITON_HOME") or home) / ".triton"),
@@ -137,7 +137,7 @@ class Watched:
         """Every path, with its time of change in `contents`; elsewhere 0, for there a person edits files.
 
         Caches that many programs fill, of Triton for one, are watched for their own appearance: any training beside
-        the tests puts something there.
+        the tests, or another checkout that builds its extension, puts something there.
         """
         found = {path: 0 for place in self.names if place.is_dir() for path in place.iterdir()}
         found.update((path, 0) for path in self.shared if path.exists())
