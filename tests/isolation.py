@@ -6,8 +6,8 @@ what one of them prepared or compiled need not be made again. What is kept from 
 are only read.
 
 The run fails if something appeared in the user's places all the same: by an absolute path, or from a process that was
-started without the variables. Under xdist the process
-that starts the workers makes the folders and looks, when the last worker has ended.
+started without the variables. Under xdist the process that starts the workers makes the folders, and looks when the
+last worker has ended.
 """
 
 from __future__ import annotations
