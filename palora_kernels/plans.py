@@ -19,7 +19,7 @@ from palora_kernels.triton import configs, tuning
 _FORCED: dict[str, str] = {}
 
 ALGORITHMS = {
-    "linear": ("factored", "split", "merged"),
+    "linear": ("factored", "split", "library", "merged"),
     "linear_delta": ("merged", "basis"),
     "conv2d": ("merged", "basis", "factored", "direct", "tiled"),
     "conv2d_delta": ("merged", "basis", "direct", "tiled"),
@@ -77,7 +77,8 @@ def linear(
     """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product."""
     if "linear" in _FORCED:
         forced = _FORCED["linear"]
-        return "factored" if forced == "split" and backend != "triton" else forced  # nothing else is fused
+        # Elsewhere nothing is fused, and the base products are the library's already.
+        return "factored" if forced in ("split", "library") and backend != "triton" else forced
     if backend == "triton":
         measured = _measured(like, "linear", shared, rays=rays, n=n, K=K, O=O, R=R)
         return measured or _linear_on_gpu(rays, n, K, O, R, shared)
@@ -120,6 +121,7 @@ _LAUNCH = 6_000_000  # bytes that could be moved while one more kernel starts
 _ITEM = 2
 _FUSED_COLUMNS = 64  # of S beside a tile, the most that triton.linear_product takes
 _TILE = 128
+_POINTERS = 0.7  # of cuBLAS's speed, what the products of our kernels reach: read from their instructions, not measured
 
 
 def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:
@@ -127,14 +129,17 @@ def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:
 
 
 def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool) -> str:
-    """One launch with S recomputed for every column of tiles; S in a launch of its own; or merged weights."""
+    """One launch with S recomputed for every column of tiles; S in a launch of its own; cuBLAS after both of the
+    adapters' products; or merged weights. What is compared is the forward: dX costs the same with K and O swapped."""
     if shared:
         return "factored" if R <= _FUSED_COLUMNS else "split"
     rows = rays * n
     traffic, products = rows * (K + O) + K * O, rows * K * O
     costs = {
-        "factored": _cost(traffic, products + rows * R * (K * -(-O // _TILE) + O)),
-        "split": _cost(traffic + rows * K, products + rows * R * (K + O), launches=2),
+        "factored": _cost(traffic, (products + rows * R * (K * -(-O // _TILE) + O)) / _POINTERS),
+        "split": _cost(traffic + rows * K, (products + rows * R * (K + O)) / _POINTERS, launches=2),
+        # X is read for S, and Y written once more and read once more.
+        "library": _cost(rows * K, rows * K * R) + _cost(rows * O, rows * R * O) + _cost(traffic + rows * O, products),
         # M weights are written and read, and R multiply-adds make each of their values.
         "merged": _cost(traffic + 2 * rays * K * O, products + rays * K * O * R, launches=2),
     }
