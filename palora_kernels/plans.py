@@ -21,8 +21,8 @@ _FORCED: dict[str, str] = {}
 ALGORITHMS = {
     "linear": ("factored", "split", "library", "merged"),
     "linear_delta": ("merged", "basis"),
-    "conv2d": ("merged", "basis", "factored", "direct", "tiled"),
-    "conv2d_delta": ("merged", "basis", "direct", "tiled"),
+    "conv2d": ("merged", "library", "basis", "factored", "direct", "tiled"),
+    "conv2d_delta": ("merged", "library", "basis", "direct", "tiled"),
 }
 
 
@@ -186,6 +186,8 @@ class Conv:
     def offers(self, algorithm: str) -> bool:
         if algorithm == "factored":
             return self.matricised and self.groups == 1
+        if algorithm == "library":
+            return self.backend == "triton"  # the merged plan of the others is the library's
         if algorithm == "direct":
             return self.in_cpp and self.shared and self.groups == 1
         if algorithm == "tiled":
@@ -228,7 +230,8 @@ def conv2d(call: Conv, op: str = "conv2d", like: Tensor | None = None) -> str:
 
 
 def _conv2d_on_gpu(call: Conv) -> str:
-    """M kernels in one launch; or the library's convolution with more channels, and a pass over its maps.
+    """M kernels, convolved in one launch or by the library in M; or the library's convolution with more channels, and a
+    pass over its maps.
 
     ``traffic`` leaves out what all plans read, the images and W.
     """
@@ -239,7 +242,8 @@ def _conv2d_on_gpu(call: Conv) -> str:
     tiled = call.rays * -(-ray_rows // 16) * 16  # a tile holds rows of one ray, 16 at least
     weights = call.rays * K * O
     costs = {
-        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O),
+        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O / _POINTERS),
+        "library": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, rows * K * O, launches=call.rays),
         "factored": _cost(seen * (O + R), seen * K * (O + R)) + _cost(seen * (O + R) + rows * O, rows * R * O),
         "basis": _cost(seen * E * O, seen * K * E * O) + _cost(seen * E * O + rows * O, 0) + _cost(E * K * O, 0),
     }

@@ -282,8 +282,8 @@ def bias_strides(bias: Tensor | None) -> dict[str, int]:
 
 
 def variants() -> Iterator[Variant]:
-    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with as many as fit; the adapters
-    alone, as the plan ``library`` asks for them."""
+    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with as many as fit; the part of
+    the adapters alone, as the plan ``library`` asks for it."""
 
     def call(dtype: torch.dtype, R: int, s_from: str, *, shared: bool = False, backward: bool = False) -> None:
         M, n, K, O, T = 5, 512, 512, 1024, 2
