@@ -40,6 +40,26 @@ def forward(x: Tensor, kernel: Tensor, conv: Geometry) -> Tensor:
     return nhwc(y)
 
 
+def write(x: Tensor, kernel: Tensor, conv: Geometry, out: Tensor) -> None:
+    """As `forward`, into ``out`` (P, O, Ho, Wo), channels_last. Of the libraries only cuDNN is offered by torch with a
+    place for its result; from the others it is copied."""
+    if x.device.type == "cuda" and torch.version.hip is None and torch.backends.cudnn.enabled:
+        torch.ops.aten.cudnn_convolution.out(
+            x,
+            kernel,
+            conv.padding,
+            conv.stride,
+            conv.dilation,
+            conv.groups,
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled(),
+            configs.precision(x.dtype) == "tf32",
+            out=out,
+        )
+    else:
+        out.copy_(forward(x, kernel, conv).permute(0, 3, 1, 2))
+
+
 def backward(
     grad: Tensor, x: Tensor, kernel: Tensor, conv: Geometry, need_x: bool, need_kernel: bool
 ) -> tuple[Tensor | None, Tensor | None]:
