@@ -38,6 +38,15 @@ def _pack(x: Tensor, gradients: Any, count: int) -> list[Tensor]:
     return [x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam)]
 
 
+def _packed(backward: Callable[..., Any], count: int) -> Callable[..., list[Tensor]]:
+    """What the operator returns, where ``backward`` returns gradients of ``count`` factors as the plans do."""
+
+    def packed(grad: Tensor, x: Tensor, *rest: Any) -> list[Tensor]:
+        return _pack(x, backward(grad, x, *rest), count)
+
+    return packed
+
+
 def _fake_gradients(
     x: Tensor,
     dx: Callable[[], Tensor],
@@ -80,10 +89,10 @@ def _linear_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, share
     return y, x.new_empty(x.shape[0], A.shape[0] * A.shape[2]) if keeps else x.new_empty(0)
 
 
-def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> list[Tensor]:
+def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> Any:
     bias_dims, needs, shared, plan = call
     _, backward = pair("LOW_RANK", plan, x.device.type)
-    return _pack(x, backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs)), count=2)
+    return backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs))
 
 
 def _linear_backward_fake(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> list[Tensor]:
@@ -104,10 +113,10 @@ def _linear_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared:
     return x.new_empty(_rows(x, lam, shared), D.shape[1])
 
 
-def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Any:
     bias_dims, needs, shared, plan = call
     _, backward = pair("DENSE", plan, x.device.type)
-    return _pack(x, backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs)), count=1)
+    return backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs))
 
 
 def _linear_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
@@ -142,12 +151,10 @@ def _conv_fake(x: Tensor, lam: Tensor, shape: Any, layout: torch.memory_format, 
     return _empty(x, [_rows(x, lam, shared), shape[0], *size], layout)
 
 
-def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> list[Tensor]:
+def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> Any:
     *geometry, bias_dims, needs, shared, plan = call
     _, backward = pair("CONV", plan, x.device.type)
-    count = 1 if isinstance(factors, Dense) else 2
-    found = backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), Geometry(*geometry), layout)
-    return _pack(x, found, count=count)
+    return backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), Geometry(*geometry), layout)
 
 
 def _conv_backward_fake(
@@ -166,7 +173,7 @@ def _conv2d_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shape
     return _conv_fake(x, lam, shape, _layout(x, weight), *call)
 
 
-def _conv2d_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> list[Tensor]:
+def _conv2d_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> Any:
     return _conv_backward(grad, x, weight, LowRank(A, B, shape), lam, _layout(x, weight), *call)
 
 
@@ -184,7 +191,7 @@ def _conv2d_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, *call: 
     return _conv_fake(x, lam, D.shape[1:], _layout(x, weight, D), *call)
 
 
-def _conv2d_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+def _conv2d_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Any:
     return _conv_backward(grad, x, weight, Dense(D), lam, _layout(x, weight, D), *call)
 
 
@@ -197,14 +204,14 @@ _define("linear", f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor,
 _define(
     "linear_backward",
     f"({_BACK}Tensor A, Tensor B, Tensor lam, Tensor S, {_MASK}{_TAIL}) -> Tensor[]",
-    _linear_backward,
+    _packed(_linear_backward, 2),
     _linear_backward_fake,
 )
 _define("linear_delta", f"({_HEAD}Tensor D, Tensor lam, {_TAIL}) -> Tensor", _linear_delta, _linear_delta_fake)
 _define(
     "linear_delta_backward",
     f"({_BACK}Tensor D, Tensor lam, {_MASK}{_TAIL}) -> Tensor[]",
-    _linear_delta_backward,
+    _packed(_linear_delta_backward, 1),
     _linear_delta_backward_fake,
 )
 _define(
@@ -216,7 +223,7 @@ _define(
 _define(
     "conv2d_backward",
     f"({_BACK}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
-    _conv2d_backward,
+    _packed(_conv2d_backward, 2),
     _conv2d_backward_fake,
 )
 _define(
@@ -228,6 +235,14 @@ _define(
 _define(
     "conv2d_delta_backward",
     f"({_BACK}Tensor D, Tensor lam, {_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
-    _conv2d_delta_backward,
+    _packed(_conv2d_delta_backward, 1),
     _conv2d_delta_backward_fake,
 )
+
+# Forward and backward of each op, without the dispatcher: backwards return the gradients as the plans do.
+FUNCTIONS = {
+    "linear": (_linear, _linear_backward),
+    "linear_delta": (_linear_delta, _linear_delta_backward),
+    "conv2d": (_conv2d, _conv2d_backward),
+    "conv2d_delta": (_conv2d_delta, _conv2d_delta_backward),
+}
