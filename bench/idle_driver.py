@@ -4,15 +4,14 @@ With it everything that the CPU does for a call can be run and timed on a machin
 and stand for those of the device. What is replaced, and all that is replaced:
 
 - Triton's driver, by `IdleDriver`: loading a binary and the launch itself do nothing; the compiler is the real one;
-- `availability.status` and `availability.obstacle`, which would refuse a machine without a GPU;
-- `launch.current_device`, which would ask CUDA.
+- `availability.status` and `availability.obstacle`, which would refuse a machine without a GPU.
 
 Nothing is computed: the results are whatever the memory held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
 
-from palora_kernels.triton import availability, launch
+from palora_kernels.triton import availability
 
 TARGET = GPUTarget("cuda", 90, 32)
 SHARED_MEMORY = 232_448  # bytes a program may use on an H100
@@ -39,20 +38,22 @@ class _Utils:
         return {"max_shared_mem": SHARED_MEMORY, "multiprocessor_count": 132, "warpSize": 32}
 
 
-class _Launcher:
-    """What Triton calls to start a compiled kernel."""
-
-    def __init__(self, src: Any, metadata: Any) -> None:
-        pass
-
-    def __call__(self, *arguments: Any) -> None:
-        pass
-
-
 class IdleDriver(DriverBase):  # type: ignore[misc]
-    def __init__(self) -> None:
+    """``noting``: every launch is noted in ``launches``, for tests: (compiled kernel, grid, arguments in order)."""
+
+    def __init__(self, noting: bool = False) -> None:
         self.utils = _Utils()
-        self.launcher_cls = _Launcher
+        self.launches: list[tuple[str, tuple[int, int, int], list[Any]]] = []
+        self.noting = noting
+
+    def launcher_cls(self, src: Any, metadata: Any) -> Callable[..., None]:
+        """What Triton calls to start a compiled kernel: (grid of three, stream, function, two of metadata, two hooks,
+        the kernel's arguments)."""
+
+        def note(*given: Any) -> None:
+            self.launches.append((metadata.hash, given[:3], list(given[9:])))
+
+        return note if self.noting else _nothing
 
     @classmethod
     def is_active(cls) -> bool:
@@ -83,17 +84,20 @@ class IdleDriver(DriverBase):  # type: ignore[misc]
         raise NotImplementedError
 
 
+def _nothing(*given: Any) -> None:
+    pass
+
+
 @contextmanager
-def idle_gpu() -> Iterator[IdleDriver]:
+def idle_gpu(noting: bool = False) -> Iterator[IdleDriver]:
     """Inside, ``backend="triton"`` takes CPU tensors all the way to a launch that does nothing."""
-    before = availability.status, availability.obstacle, launch.current_device
-    gpu = IdleDriver()
+    before = availability.status, availability.obstacle
+    gpu = IdleDriver(noting)
     driver.set_active(gpu)
     availability.status = lambda: availability.AVAILABLE
     availability.obstacle = lambda device, dtype: None
-    launch.current_device = lambda: -1  # what get_device() of a CPU tensor says
     try:
         yield gpu
     finally:
-        availability.status, availability.obstacle, launch.current_device = before
+        availability.status, availability.obstacle = before
         driver._active = None  # Triton offers no way back to having none; reset_active would look for a GPU

@@ -38,10 +38,7 @@ def plain(tensors: Tensors) -> bool:
         return False
     if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
         return False
-    for t in tensors:
-        if t is not None and type(t) is not Tensor and type(t) is not torch.nn.Parameter:
-            return False
-    return True
+    return all(t is None or type(t) is Tensor or type(t) is torch.nn.Parameter for t in tensors)
 
 
 def serves(backend: str | None, tensors: Tensors) -> bool:
@@ -61,11 +58,7 @@ def key(op: str, backend: str | None, tensors: Tensors, options: Sequence[Any]) 
     if layouts is None:
         return None
     named = backend or os.environ.get("PALORA_BACKEND")
-    return op, named, plans.forced(op), _frozen(options), layouts
-
-
-def _frozen(options: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple([tuple(o) if isinstance(o, list) else o for o in options])
+    return op, named, plans.forced(op), replay.frozen(options), layouts
 
 
 @dataclass
@@ -120,7 +113,7 @@ def settle(key: Hashable | None, op: str, plan: str, arguments: Sequence[Any]) -
         return None
     if len(_calls) >= _MOST:
         _calls.clear()
-    call = Call(op, (*_frozen(arguments), plan))
+    call = Call(op, (*replay.frozen(arguments), plan))
     return _calls.setdefault(key, call)
 
 
@@ -169,6 +162,6 @@ class _Op:
 
 
 _OPS = {
-    name: _Op(*functions, getattr(torch.ops.palora, f"{name}_backward").default)
-    for name, functions in library.FUNCTIONS.items()
+    name: _Op(forward, backward, getattr(torch.ops.palora, f"{name}_backward").default)
+    for name, (forward, backward) in library.FUNCTIONS.items()
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 from palora_kernels.eager.conv import Geometry, memory_format
 from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
 from palora_kernels.implementations import pair
+from palora_kernels.triton import replay
 
 LIBRARY = torch.library.Library("palora", "DEF")
 KEEP_S = ("factored", "split")  # the plans of `linear` whose forward keeps S = X B^T for the backward
@@ -45,6 +46,17 @@ def _packed(backward: Callable[..., Any], count: int) -> Callable[..., list[Tens
         return _pack(x, backward(grad, x, *rest), count)
 
     return packed
+
+
+def _remembered(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    """The same, but what a Triton plan chose and built for equal layouts of its first arguments is not done again."""
+
+    def call(*arguments: Any) -> Any:
+        if arguments[-1].startswith("triton."):
+            return replay.perform(function, arguments[:tensors], arguments[tensors:])
+        return function(*arguments)
+
+    return call
 
 
 def _fake_gradients(
@@ -200,42 +212,52 @@ def _conv2d_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any
 
 
 _SHAPE = "SymInt[] shape, "
-_define("linear", f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor, Tensor)", _linear, _linear_fake)
+_define(
+    "linear",
+    f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor, Tensor)",
+    _remembered(_linear, 6),
+    _linear_fake,
+)
 _define(
     "linear_backward",
     f"({_BACK}Tensor A, Tensor B, Tensor lam, Tensor S, {_MASK}{_TAIL}) -> Tensor[]",
-    _packed(_linear_backward, 2),
+    _packed(_remembered(_linear_backward, 7), 2),
     _linear_backward_fake,
 )
-_define("linear_delta", f"({_HEAD}Tensor D, Tensor lam, {_TAIL}) -> Tensor", _linear_delta, _linear_delta_fake)
+_define(
+    "linear_delta",
+    f"({_HEAD}Tensor D, Tensor lam, {_TAIL}) -> Tensor",
+    _remembered(_linear_delta, 5),
+    _linear_delta_fake,
+)
 _define(
     "linear_delta_backward",
     f"({_BACK}Tensor D, Tensor lam, {_MASK}{_TAIL}) -> Tensor[]",
-    _packed(_linear_delta_backward, 1),
+    _packed(_remembered(_linear_delta_backward, 5), 1),
     _linear_delta_backward_fake,
 )
 _define(
     "conv2d",
     f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_TAIL}) -> Tensor",
-    _conv2d,
+    _remembered(_conv2d, 6),
     _conv2d_fake,
 )
 _define(
     "conv2d_backward",
     f"({_BACK}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
-    _packed(_conv2d_backward, 2),
+    _packed(_remembered(_conv2d_backward, 6), 2),
     _conv2d_backward_fake,
 )
 _define(
     "conv2d_delta",
     f"({_HEAD}Tensor D, Tensor lam, {_GEOMETRY}{_TAIL}) -> Tensor",
-    _conv2d_delta,
+    _remembered(_conv2d_delta, 5),
     _conv2d_delta_fake,
 )
 _define(
     "conv2d_delta_backward",
     f"({_BACK}Tensor D, Tensor lam, {_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
-    _packed(_conv2d_delta_backward, 1),
+    _packed(_remembered(_conv2d_delta_backward, 5), 1),
     _conv2d_delta_backward_fake,
 )
 

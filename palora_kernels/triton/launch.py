@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -126,9 +127,9 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _local.watcher = before
 
 
-def current_device() -> int:
-    """The index that tensors of the current device have in ``Tensor.get_device()``."""
-    return torch.cuda.current_device()
+def elsewhere(device: int) -> bool:
+    """Whether the device of this index, as of ``Tensor.get_device()``, is not the current one; -1 is a CPU's."""
+    return device >= 0 and device != torch.cuda.current_device()
 
 
 def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arguments: Any) -> None:
@@ -156,13 +157,14 @@ def _perform(
     """Launch, and return what launches again; see `Watcher`."""
     if interpreted():
         kernel[(programs,)](**arguments)
-        return cast("Callable[..., object]", kernel[(programs,)])
+        return partial(_interpret, kernel, programs)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
     device = next(v for v in arguments.values() if isinstance(v, Tensor)).get_device()
-    if device == current_device():
+    with torch.cuda.device(device) if elsewhere(device) else nullcontext():
         compiled = kernel[(programs,)](**arguments, **options)
-    else:
-        with torch.cuda.device(device):
-            compiled = kernel[(programs,)](**arguments, **options)
     # A launch returns the compiled kernel, which is launched the same way: so in Triton 3.4, 3.6 and 3.8.
     return cast("Callable[..., object]", compiled[(programs, 1, 1)])
+
+
+def _interpret(kernel: Any, programs: int, *values: Any) -> None:
+    kernel[(programs,)](*values)

@@ -51,7 +51,36 @@ def key(tensors: Tensors) -> Key | None:
     assert first is not None
     kind = first.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return (*map(layout, tensors), autocast, configs.switches(first.dtype), tuning.generation())
+    return (*map(layout, tensors), kind, autocast, configs.switches(first.dtype), tuning.generation())
+
+
+_MOST = 4096  # programs remembered; a process with more than this starts over
+_programs: dict[Key, Program] = {}
+
+
+def forget() -> None:
+    """Capture everything anew: for tests that change what a plan depends on behind its back."""
+    _programs.clear()
+
+
+def perform(plan: Callable[..., Any], tensors: Tensors, arguments: tuple[Any, ...]) -> Any:
+    """``plan(*tensors, *arguments)``, from memory where it was called before."""
+    layouts = key(tensors)
+    if layouts is None:
+        return plan(*tensors, *arguments)
+    where = (plan, frozen(arguments), layouts)
+    program = _programs.get(where)
+    if program is not None:
+        return program(tensors)
+    if len(_programs) >= _MOST:
+        _programs.clear()
+    _programs[where], result = capture(plan, tensors, arguments)
+    return result
+
+
+def frozen(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """Arguments that are not tensors, as a key can hold them."""
+    return tuple([tuple(a) if isinstance(a, list) else a for a in arguments])
 
 
 # ------------------------------------------------------------------------------------------------------------- capture
@@ -105,7 +134,7 @@ class Program:
         self.device = device
 
     def __call__(self, tensors: Tensors) -> Any:
-        if self.device != launch.current_device():
+        if launch.elsewhere(self.device):
             with torch.cuda.device(self.device):
                 return self._run(tensors)
         return self._run(tensors)
@@ -159,6 +188,12 @@ def _taker(indices: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
     return lambda values: (values[index],)
 
 
+def _shares(out: Tensor, first: Any) -> bool:
+    """Whether a result is in the memory of the first argument: by what it is, since `contiguous` and the like may be
+    the argument, or a view, or a copy, as the layout has it."""
+    return isinstance(first, Tensor) and out.untyped_storage()._cdata == first.untyped_storage()._cdata
+
+
 def _bound(what: Any, keywords: dict[str, Any]) -> Callable[..., Any]:
     if what is _aten._to_copy.default and list(keywords) == ["dtype"]:
         return partial(Tensor.to, dtype=keywords["dtype"], copy=True)
@@ -186,14 +221,19 @@ class _Writer:
 
     def write(self, seen: _Capture, result: Any) -> Program:
         for what, arguments, keywords, out in seen.seen:
+            if any(isinstance(value, Tensor) for value in keywords.values()):
+                raise RuntimeError(f"A plan passed {what} a tensor by keyword; it cannot be repeated.")
             if not isinstance(what, torch._ops.OpOverload):
                 self._launch(what, arguments)
             elif what in _ALLOCATIONS:
                 make = partial(torch.empty_strided, out.size(), out.stride(), dtype=out.dtype, device=out.device)
                 self.known[id(out)] = self._step(make, [])
                 self.made.add(id(out))
-            elif isinstance(out, Tensor) and (what.is_view or what is _aten._unsafe_view.default):
-                self._view(_bound(what, keywords), arguments, out)
+            elif isinstance(out, Tensor) and _shares(out, arguments[0]):
+                if out is not arguments[0] and id(out) not in self.known:
+                    self._view(_bound(what, keywords), arguments, out)
+                elif what._schema.is_mutable:
+                    self._operation(_bound(what, keywords), arguments, out)
             else:
                 self._operation(_bound(what, keywords), arguments, out)
         return self._program(self._value(result))
@@ -207,7 +247,9 @@ class _Writer:
             if id(thing) in self.pending:
                 self.known[id(thing)] = self.pending.pop(id(thing))()
             if id(thing) not in self.known:
-                raise RuntimeError("A plan used a tensor that it was not given and did not make; it cannot be repeated.")
+                raise RuntimeError(
+                    "A plan used a tensor that it was not given and did not make; it cannot be repeated."
+                )
             return self.known[id(thing)]
         if isinstance(thing, (tuple, list)) and any(isinstance(item, (Tensor, tuple, list)) for item in thing):
             return self._step(_tuple if isinstance(thing, tuple) else _list, [self._value(item) for item in thing])
@@ -220,7 +262,11 @@ class _Writer:
         apart = out.storage_offset() * out.element_size() - of.storage_offset() * of.element_size()
         self.base[id(out)] = root, distance + apart
         if out.dtype == root.dtype and (distance + apart == 0 or id(root) in self.made):
-            place = [out.size(), out.stride()] if distance + apart == 0 else [out.size(), out.stride(), out.storage_offset()]
+            place = (
+                [out.size(), out.stride()]
+                if distance + apart == 0
+                else [out.size(), out.stride(), out.storage_offset()]
+            )
             self.pending[id(out)] = lambda: self._step(torch.as_strided, [self._value(v) for v in (root, *place)])
         else:
             self.pending[id(out)] = lambda: self._step(what, [self._value(argument) for argument in arguments])
