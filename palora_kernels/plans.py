@@ -45,6 +45,10 @@ def force(**algorithms: str) -> Iterator[None]:
         _FORCED.update(before)
 
 
+def forced(op: str) -> str | None:
+    return _FORCED.get(op)
+
+
 @torch.compiler.assume_constant_result
 def _any_measured(device: torch.device) -> bool:
     return tuning.trial() is not None or len(tuning.of(device).plans) > 0

@@ -65,6 +65,16 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    """No test takes launches from the memory of another, which may have changed what they depend on."""
+    from palora_kernels import direct
+    from palora_kernels.triton import replay
+
+    direct.forget()
+    replay.forget()
+
+
 @pytest.fixture(scope="session")
 def device() -> str:
     """Where Triton kernels run: "cuda" where there is a GPU, else "cpu" (the interpreter)."""

@@ -357,4 +357,4 @@ def test_tuning_from_the_command(
     entries = tuning.of(CPU)
     assert f"{path}: {len(entries.tiles)} tiles and 1 plans" in capsys.readouterr().out
     assert entries.tiles
-    tuning.read.cache_clear()
+    tuning.forget()

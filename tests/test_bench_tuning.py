@@ -32,9 +32,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "tuning" / "device.json"
     monkeypatch.setenv("PALORA_TUNING", str(path))
     monkeypatch.setenv("PALORA_BACKEND", "triton")
-    tuning.read.cache_clear()
+    tuning.forget()
     yield path
-    tuning.read.cache_clear()
+    tuning.forget()
 
 
 def launches(run: Callable[[], object]) -> list[Launch]:

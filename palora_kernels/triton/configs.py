@@ -99,6 +99,15 @@ def kind(dtype: torch.dtype) -> str:
     return "tf32" if tf32 else "ieee"
 
 
+def is_assumed() -> bool:
+    return _assumed is not None
+
+
+def switches(dtype: torch.dtype) -> str | None:
+    """What the program set that the choices for a dtype depend on."""
+    return kind(dtype) if dtype == torch.float32 else None
+
+
 def precision(dtype: torch.dtype) -> str:
     """The ``input_precision`` of tl.dot; without effect for 16-bit operands."""
     return "tf32" if kind(dtype) == "tf32" else "ieee"
