@@ -333,4 +333,4 @@ def variants() -> Iterator[Variant]:
     yield from listed("forward split", 128, "memory")
     yield from listed("shared split", 128, "memory", shared=True)
     yield from listed("dx shared", 16, "rays", backward=True)
-    yield from variants_of("linear_product adapters", linear_product, adapters, tiles(16), all_default=False)
+    yield from variants_of("linear_product adapters", linear_product, adapters, tiles(16, True), all_default=False)
