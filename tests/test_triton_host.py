@@ -320,6 +320,18 @@ def test_operations_of_torch_are_repeated(device: str) -> None:
     assert found[0].stride() == expected[0].stride()
 
 
+def test_a_result_that_nothing_reads_is_not_computed_again(device: str) -> None:
+    def plan(a: Tensor) -> Tensor:
+        a.sum()
+        written = a.new_zeros(4)
+        written[:2].fill_(2.0)
+        return written
+
+    program, _ = replay.capture(plan, [torch.ones(4, device=device)], ())
+    assert len(program.steps) == 3, "zeros, a view, the values"
+    assert program([torch.ones(4, device=device)]).tolist() == [2, 2, 0, 0]
+
+
 def test_memory_is_given_back_as_soon_as_it_was_read(device: str) -> None:
     def plan(a: Tensor) -> Tensor:
         for _ in range(3):
