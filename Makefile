@@ -1,7 +1,9 @@
 # `make` lists the targets. Everything runs in .venv, made on first use by uv if it is there and by pip if not.
 #
 # PYTHON               interpreter that makes .venv: python3, which must be 3.10 or newer
-# VENV                 where the environment goes: .venv
+# CONSTRAINTS          the versions to install: constraints.txt (the newest pair of torch and triton that is tested),
+#                      constraints-2.11.txt (the pair of GPU images) or constraints-oldest.txt
+# VENV                 where the environment goes: .venv; for constraints-NAME.txt .venv-NAME
 # INSTALLER            auto, uv or pip
 # PALORA_TORCH_INDEX   index of CPU builds of PyTorch; it is asked only where there is no NVIDIA GPU.
 #                      Empty: PyTorch comes from the usual index. For ROCm name the index of that build.
@@ -9,7 +11,8 @@
 # ARGS                 more arguments: make test ARGS="-k hypervolume", make demo ARGS="--epochs 3"
 
 PYTHON ?= python3
-VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+VENV ?= .venv$(patsubst constraints%.txt,%,$(notdir $(CONSTRAINTS)))
 INSTALLER ?= auto
 PALORA_TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
@@ -24,18 +27,19 @@ DEMO := runs/demo
 demo_run = @test -e $(DEMO)/$(1)/checkpoints/last.pt || rm -rf $(DEMO)/$(1); \
 	$(BIN)/palora train multimnist-small --method $(1) --out $(DEMO)/$(1) \
 	$$(test -e $(DEMO)/$(1)/checkpoints/last.pt && echo --resume) $(ARGS)
-MAKE_VENV := $(PYTHON) .ci/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) $(VENV)
+MAKE_VENV := $(PYTHON) .ci/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) \
+	--constraints $(CONSTRAINTS) $(VENV)
 
 # `make demo` installs only what a run needs, the other targets add the tools; both again when the pins change.
 READY_TO_RUN := $(VENV)/.ready-to-run
 READY_TO_DEVELOP := $(VENV)/.ready-to-develop
-METADATA := pyproject.toml setup.py constraints.txt
+METADATA := pyproject.toml setup.py $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-full bench cuda-check lint clean
+.PHONY: help venv demo test test-full test-oldest bench cuda-check gpu-check lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 venv: $(READY_TO_DEVELOP) ## make .venv with palora, the test tools and the linters
 
@@ -51,18 +55,24 @@ test: $(READY_TO_DEVELOP) ## run the fast tests
 test-full: $(READY_TO_DEVELOP) ## run all tests, the slow ones too
 	@$(TEST) $(ARGS)
 
+test-oldest: ## run the fast tests with the oldest versions, in .venv-oldest; other versions: make test CONSTRAINTS=FILE
+	@$(MAKE) --no-print-directory test CONSTRAINTS=constraints-oldest.txt
+
 bench: $(READY_TO_DEVELOP) ## time ours, the authors' way and the plain model on this machine
 	@$(BIN)/palora bench $(ARGS)
 
 cuda-check: $(READY_TO_DEVELOP) ## compile every CUDA C++ kernel with nvcc, show registers and spills; needs no GPU
 	@$(BIN)/python -m palora_kernels.native.cuda_check $(ARGS)
 
+gpu-check: ## is every kernel right on this GPU, and how fast? Nothing is installed: PYTHON needs torch and triton
+	@PYTHONPATH=.:python $(PYTHON) -m palora.bench.device.check $(ARGS)
+
 lint: $(READY_TO_DEVELOP) ## check style (ruff) and types (mypy)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-clean: ## remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info python/*.egg-info
+clean: ## remove .venv*, caches and build leftovers; runs/ stays
+	rm -rf $(VENV) .venv-* build dist *.egg-info python/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .benchmarks .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

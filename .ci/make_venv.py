@@ -22,12 +22,13 @@ def main() -> None:
     parser.add_argument("extras", nargs="*", help="extras of pyproject.toml: test, lint, methods")
     parser.add_argument("--torch-index", default="", help="index of CPU builds of PyTorch")
     parser.add_argument("--installer", default="auto", choices=["auto", "uv", "pip"])
+    parser.add_argument("--constraints", default="constraints.txt", help="the file of versions to install")
     options = parser.parse_args()
     check_version()
     folder = Path(options.folder)
     uv = find_uv(options.installer)
     create(folder, uv)
-    install(folder, uv, options.extras, options.torch_index)
+    install(folder, uv, options)
 
 
 def check_version() -> None:
@@ -62,18 +63,18 @@ def create(folder: Path, uv: "str | None") -> None:
         )
 
 
-def install(folder: Path, uv: "str | None", extras: "list[str]", torch_index: str) -> None:
+def install(folder: Path, uv: "str | None", options: argparse.Namespace) -> None:
     python = str(folder / "bin" / "python")
     if uv is not None:
         # pip's rule, the best version of all indexes: uv alone would take whatever the first index has.
         command = [uv, "pip", "install", "--python", python, "--index-strategy", "unsafe-best-match"]
     else:
         command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-    if torch_index and wants_cpu_build(torch_index):
-        command += ["--extra-index-url", torch_index]
-    what = f".[{','.join(extras)}]" if extras else "."
+    if options.torch_index and wants_cpu_build(options.torch_index):
+        command += ["--extra-index-url", options.torch_index]
+    what = f".[{','.join(options.extras)}]" if options.extras else "."
     print(f"Installing palora and what it needs ({'uv' if uv else 'pip'}); PyTorch takes a while", flush=True)
-    run([*command, "--constraint", "constraints.txt", "--editable", what])
+    run([*command, "--constraint", options.constraints, "--editable", what])
 
 
 def wants_cpu_build(index: str) -> bool:

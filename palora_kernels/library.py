@@ -18,7 +18,7 @@ from palora_kernels.implementations import pair
 from palora_kernels.triton import replay
 
 LIBRARY = torch.library.Library("palora", "DEF")
-KEEP_S = ("factored", "split")  # the plans of `linear` whose forward keeps S = X B^T for the backward
+KEEP_S = ("factored", "split", "library")  # the plans of `linear` whose forward keeps S = X B^T for the backward
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 _TAIL = "bool shared, str plan"

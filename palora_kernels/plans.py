@@ -19,10 +19,10 @@ from palora_kernels.triton import configs, tuning
 _FORCED: dict[str, str] = {}
 
 ALGORITHMS = {
-    "linear": ("factored", "split", "merged"),
+    "linear": ("factored", "split", "library", "merged"),
     "linear_delta": ("merged", "basis"),
-    "conv2d": ("merged", "basis", "factored", "direct", "tiled"),
-    "conv2d_delta": ("merged", "basis", "direct", "tiled"),
+    "conv2d": ("merged", "library", "basis", "factored", "direct", "tiled"),
+    "conv2d_delta": ("merged", "library", "basis", "direct", "tiled"),
 }
 
 
@@ -81,7 +81,8 @@ def linear(
     """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product."""
     if "linear" in _FORCED:
         forced = _FORCED["linear"]
-        return "factored" if forced == "split" and backend != "triton" else forced  # nothing else is fused
+        # Elsewhere nothing is fused, and the base products are the library's already.
+        return "factored" if forced in ("split", "library") and backend != "triton" else forced
     if backend == "triton":
         measured = _measured(like, "linear", shared, rays=rays, n=n, K=K, O=O, R=R)
         return measured or _linear_on_gpu(rays, n, K, O, R, shared)
@@ -124,6 +125,7 @@ _LAUNCH = 6_000_000  # bytes that could be moved while one more kernel starts
 _ITEM = 2
 _FUSED_COLUMNS = 64  # of S beside a tile, the most that triton.linear_product takes
 _TILE = 128
+_POINTERS = 0.7  # of cuBLAS's speed, what the products of our kernels reach: read from their instructions, not measured
 
 
 def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:
@@ -131,14 +133,17 @@ def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:
 
 
 def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool) -> str:
-    """One launch with S recomputed for every column of tiles; S in a launch of its own; or merged weights."""
+    """One launch with S recomputed for every column of tiles; S in a launch of its own; cuBLAS after both of the
+    adapters' products; or merged weights. What is compared is the forward: dX costs the same with K and O swapped."""
     if shared:
         return "factored" if R <= _FUSED_COLUMNS else "split"
     rows = rays * n
     traffic, products = rows * (K + O) + K * O, rows * K * O
     costs = {
-        "factored": _cost(traffic, products + rows * R * (K * -(-O // _TILE) + O)),
-        "split": _cost(traffic + rows * K, products + rows * R * (K + O), launches=2),
+        "factored": _cost(traffic, (products + rows * R * (K * -(-O // _TILE) + O)) / _POINTERS),
+        "split": _cost(traffic + rows * K, (products + rows * R * (K + O)) / _POINTERS, launches=2),
+        # X is read for S, and Y written once more and read once more.
+        "library": _cost(rows * K, rows * K * R) + _cost(rows * O, rows * R * O) + _cost(traffic + rows * O, products),
         # M weights are written and read, and R multiply-adds make each of their values.
         "merged": _cost(traffic + 2 * rays * K * O, products + rays * K * O * R, launches=2),
     }
@@ -185,6 +190,8 @@ class Conv:
     def offers(self, algorithm: str) -> bool:
         if algorithm == "factored":
             return self.matricised and self.groups == 1
+        if algorithm == "library":
+            return self.backend == "triton"  # the merged plan of the others is the library's
         if algorithm == "direct":
             return self.in_cpp and self.shared and self.groups == 1
         if algorithm == "tiled":
@@ -227,7 +234,8 @@ def conv2d(call: Conv, op: str = "conv2d", like: Tensor | None = None) -> str:
 
 
 def _conv2d_on_gpu(call: Conv) -> str:
-    """M kernels in one launch; or the library's convolution with more channels, and a pass over its maps.
+    """M kernels, convolved in one launch or by the library in M; or the library's convolution with more channels, and a
+    pass over its maps.
 
     ``traffic`` leaves out what all plans read, the images and W.
     """
@@ -238,7 +246,8 @@ def _conv2d_on_gpu(call: Conv) -> str:
     tiled = call.rays * -(-ray_rows // 16) * 16  # a tile holds rows of one ray, 16 at least
     weights = call.rays * K * O
     costs = {
-        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O),
+        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O / _POINTERS),
+        "library": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, rows * K * O, launches=call.rays),
         "factored": _cost(seen * (O + R), seen * K * (O + R)) + _cost(seen * (O + R) + rows * O, rows * R * O),
         "basis": _cost(seen * E * O, seen * K * E * O) + _cost(seen * E * O + rows * O, 0) + _cost(E * K * O, 0),
     }

@@ -1,4 +1,4 @@
-"""Shared by all tests: fixed seeds, and where the Triton kernels run.
+"""Shared by all tests: fixed seeds, folders of their own (isolation.py), and where the Triton kernels run.
 
 Without a GPU they run in Triton's interpreter on CPU tensors, its arithmetic corrected (triton_interpreter.py) and
 every access checked for races and bounds (palora_kernels.triton.races); with one, the same tests run on the device.
@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
+
+pytest_plugins = ["isolation"]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -36,6 +40,24 @@ def pytest_report_header() -> str:
         return "data: bundled and generated (PALORA_DATA is not set)"
     published = [row.name for row in describe() if row.present and not row.name.startswith("multi")]
     return f"data: as published in {data_root()}: {', '.join(published) or 'nothing'}; else bundled and generated"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.needs("moocore")`: only parts of palora need that package, and the other tests run without."""
+    for mark in item.iter_markers("needs"):
+        for package in mark.args:
+            pytest.importorskip(package, reason=f"the package {package} is not installed")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist starts its workers
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Build the C++ extension if the tests' cache has none, lest a test with a time limit waits for the compiler."""
+    from palora_kernels.native import build, loading
+
+    extension = loading._EXTENSIONS["cpu"]
+    if build.obstacle() is None and extension.installed() is None and not extension.cached().is_file():
+        session.config.get_terminal_writer().line(f"building the C++ extension once, into {loading.cache_folder()}")
+        subprocess.run([sys.executable, "-m", "palora_kernels.native"], check=True, stderr=subprocess.DEVNULL)
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from palora_kernels.native import build_cuda
+
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 SHIM = Path(__file__).parent / "cuda"
@@ -44,7 +46,7 @@ def library(cache: Path, *extra: str, csrc: Path = CSRC, units: Sequence[str] = 
         return target
     folder.mkdir(parents=True, exist_ok=True)
     torch_folder = Path(torch.__file__).parent
-    flags = [*FLAGS, *extra, "-DPALORA_DISPATCH_KEY=CPU", "-DTORCH_TARGET_VERSION=0x020d000000000000"]
+    flags = [*FLAGS, *extra, "-DPALORA_DISPATCH_KEY=CPU", f"-DTORCH_TARGET_VERSION={build_cuda.STABLE_ABI}"]
 
     def build(unit: str) -> str:
         out = folder / f"{unit}.o"

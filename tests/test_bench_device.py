@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+pytest.importorskip("typer")
+
 from palora.bench import models, ops, table
 from palora.bench.device import bound, clock, coverage, figure, rates, rows, run
 from palora.cli import main

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+pytest.importorskip("typer")
+
 import palora_kernels as pk
 from palora.bench import ops
 from palora.bench.device import tune

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from engine_runs import small_set
 
+pytest.importorskip("typer")
+pytest.importorskip("matplotlib")
+
 import palora.data
 from palora.cli import main
 from palora.engine import ablate, read_metrics
@@ -46,6 +49,7 @@ def run(out: Path, *words: str) -> int:
     return main(["ablate", "multimnist-small", *FLAGS, *(words or GRID), "--out", str(out)])
 
 
+@pytest.mark.needs("moocore")
 def test_grid_table_and_files(
     tmp_path: Path, trained: list[tuple[str, bool]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +98,7 @@ def test_grid_table_and_files(
     assert "was started with lr = 0.001, not 0.5" in capsys.readouterr().err
 
 
+@pytest.mark.needs("moocore")
 def test_an_interrupted_run_goes_on(
     tmp_path: Path,
     trained: list[tuple[str, bool]],
@@ -119,6 +124,7 @@ def test_an_interrupted_run_goes_on(
     assert [line["kind"] for line in read_metrics(tmp_path / "rank=1,rays=3" / "seed1")] == ["epoch"]
 
 
+@pytest.mark.needs("moocore")
 def test_a_run_that_diverges_does_not_end_the_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--set", "lr=0.001,1e30", "--seeds", "0") == 0
     content = json.loads((tmp_path / "ablation.json").read_text())
@@ -128,6 +134,7 @@ def test_a_run_that_diverges_does_not_end_the_ablation(tmp_path: Path, capsys: p
     assert "1 failed" in capsys.readouterr().out
 
 
+@pytest.mark.needs("moocore")
 def test_settings_of_another_method_and_of_single_points(tmp_path: Path) -> None:
     assert run(tmp_path, "--method", "cagrad", "--set", "c=0.2", "--seeds", "0") == 0
     (row,) = json.loads((tmp_path / "ablation.json").read_text())["rows"]
@@ -145,7 +152,7 @@ def test_settings_of_another_method_and_of_single_points(tmp_path: Path) -> None
         (["--set", "lr=0.1", "--lr", "0.2"], "`lr` is varied by --set and fixed by --lr"),
         (["--seeds", "0;1"], "--seeds should look like 0,1,2"),
         (["--split", "train"], "--split should be validation or test"),
-        (["--set", "rank=0"], "`rank`"),
+        pytest.param(["--set", "rank=0"], "`rank`", marks=pytest.mark.needs("moocore")),  # found by the first run
     ],
 )
 def test_wrong_words_are_one_sentence(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("typer")
+
 from rich.console import Console
 
 import palora_kernels
@@ -27,8 +32,8 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_does_not_import_torch() -> None:
     program = "import sys; from palora.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    path = {"PYTHONPATH": ":".join(p for p in sys.path if p)}
-    done = subprocess.run([sys.executable, "-c", program], env=path, stdout=subprocess.DEVNULL, timeout=60)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL, timeout=60)
     assert done.returncode == 0
 
 

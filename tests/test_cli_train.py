@@ -14,6 +14,8 @@ import pytest
 import torch
 from engine_runs import At, small_set, tiny
 
+pytest.importorskip("typer")
+
 import palora.data
 from palora.cli import main
 from palora.cli.train import resume_command
@@ -41,6 +43,7 @@ def failure(capsys: pytest.CaptureFixture[str], *words: str, status: int = 1) ->
     return error
 
 
+@pytest.mark.needs("moocore")
 def test_train_then_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN[:-2], "--method", "ls"]) == 0
     assert main([*RUN, "--alpha", "2"]) == 0
@@ -73,6 +76,7 @@ def test_train_then_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads((folder / "front.json").read_text())["summary"]["split"] == "validation"
 
 
+@pytest.mark.needs("moocore")
 def test_flags_reach_the_run() -> None:
     words = "--lr 0.01 --seed 7 --precision bf16 --offset 8 --ray-chunk 1 --rank 2 --form matricised --out here"
     assert main([*RUN, *words.split()]) == 0
@@ -107,6 +111,7 @@ def test_flags_reach_the_run() -> None:
         ("data prepare mnits", 1, "mnits"),
     ],
 )
+@pytest.mark.needs("moocore")
 def test_errors_are_one_sentence(
     words: str,
     status: int,
@@ -119,6 +124,7 @@ def test_errors_are_one_sentence(
     assert not Path("runs").exists()
 
 
+@pytest.mark.needs("moocore")
 def test_errors_about_run_folders(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(RUN) == 0
     assert "is not empty: go on with --resume" in failure(capsys, *RUN)
@@ -142,6 +148,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], monkeypat
     failure(capsys, "train", "nothing")
 
 
+@pytest.mark.needs("moocore")
 def test_unexpected_errors_are_one_sentence_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +161,7 @@ def test_unexpected_errors_are_one_sentence_too(
     assert "--debug" in error
 
 
+@pytest.mark.needs("moocore")
 def test_resume_takes_the_settings_of_the_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +185,7 @@ def test_the_command_to_resume_names_the_data() -> None:
     assert command == "palora train multimnist-small --out runs/x --data '/my data' --resume"
 
 
+@pytest.mark.needs("moocore")
 def test_control_must_be_a_point(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "--out", "front"]) == 0
     assert main([*RUN[:-2], "--method", "stl", "--seed", "1", "--out", "point"]) == 0
@@ -196,6 +205,7 @@ def test_control_must_be_a_point(capsys: pytest.CaptureFixture[str]) -> None:
     assert "run `palora evaluate point` first" in failure(capsys, "evaluate", "front", "--control", "point")
 
 
+@pytest.mark.needs("moocore")
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
     """A process of its own, stopped by the signal that a terminal sends."""
     words = [

@@ -58,6 +58,7 @@ def test_the_method_does_not_see_the_units_of_a_loss(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("method", ["palora", "si"])
+@pytest.mark.needs("moocore")
 def test_the_recipe_trains_the_data_set_with_the_method(
     method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -144,10 +144,10 @@ _LONG_SUM = """
 import torch
 torch.ops.load_library({library!r})
 x, out = torch.randn(1, 40, 5), torch.empty(1, 5)
-torch.ops.palora_native.column_sums(x, None, out)
+torch.ops.palora_native.column_sums(x, None, 0, out)
 y, base = torch.empty(1, 9, 5), torch.randn(1, 9, 5)
 left, right = torch.randn(1, 1, 9, 12), torch.randn(1, 1, 5, 12)
-torch.ops.palora_native.low_rank_update(base, left, right, None, None, 1, 9, y)
+torch.ops.palora_native.low_rank_update(base, left, right, None, None, 1, 9, 0, y)
 good = torch.allclose(out, x.sum(1), atol=1e-4), torch.allclose(y, base + (left @ right.mT)[0], atol=1e-4)
 print(*good)
 """

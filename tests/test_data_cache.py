@@ -23,6 +23,7 @@ class Builder:
         return {"x": torch.arange(1000, dtype=torch.uint8).reshape(10, 100), "y": torch.zeros(0, 2)}
 
 
+@pytest.mark.needs("safetensors")
 def test_the_second_time_nothing_is_built() -> None:
     build = Builder()
     first = cached("set", {"seed": 1}, build)
@@ -43,6 +44,7 @@ def test_another_key_or_name_is_another_file() -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "cut", "empty", "garbage"])
+@pytest.mark.needs("safetensors")
 def test_a_damaged_file_is_built_anew_with_one_line(damage: str, caplog: pytest.LogCaptureFixture) -> None:
     build = Builder()
     first = cached("set", {"seed": 1}, build)
@@ -64,12 +66,14 @@ def test_a_damaged_file_is_built_anew_with_one_line(damage: str, caplog: pytest.
     assert path.read_bytes() == good, "the sound file took the place of the damaged one"
 
 
+@pytest.mark.needs("safetensors")
 def test_no_temporary_file_stays_behind() -> None:
     cached("set", {"seed": 1}, Builder())
     folder = cache_path("set", {"seed": 1}).parent
     assert [path.suffix for path in folder.iterdir()] == [".safetensors"]
 
 
+@pytest.mark.needs("safetensors")
 def test_without_a_writable_folder_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

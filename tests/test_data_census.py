@@ -61,6 +61,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("masters", [True, False])
+@pytest.mark.needs("safetensors")
 def test_every_feature_of_every_person(root: Path, masters: bool) -> None:
     dataset = data.load("census", folder=root, masters=masters)
     assert (len(dataset.train), len(dataset.validation), len(dataset.test)) == (32, 8, 20)
@@ -79,6 +80,7 @@ def test_every_feature_of_every_person(root: Path, masters: bool) -> None:
             assert split.targets[1][i] == EXPECTED[masters][DEGREES.index(row[census.EDUCATION])]
 
 
+@pytest.mark.needs("safetensors")
 def test_the_cache_is_of_the_files_and_not_of_the_options(root: Path) -> None:
     first = data.load("census", folder=root)
     assert len(list((root / "cache").rglob("*.safetensors"))) == 1
@@ -91,6 +93,7 @@ def test_the_cache_is_of_the_files_and_not_of_the_options(root: Path) -> None:
     assert not torch.equal(data.load("census", folder=root).train.inputs, first.train.inputs)
 
 
+@pytest.mark.needs("safetensors")
 def test_the_rare_household_is_left_out(root: Path) -> None:
     rows = people(40, 0)
     rows[7][census.HOUSEHOLD] = census.RARE
@@ -135,6 +138,7 @@ def test_a_spoilt_file_is_one_error(root: Path, how: str, message: str) -> None:
         data.load("census", folder=root)
 
 
+@pytest.mark.needs("safetensors")
 def test_unknown_values_and_swapped_files(root: Path) -> None:
     rows = people(20, 1)
     rows[3][census.INDICATORS[2]] = "value 9"

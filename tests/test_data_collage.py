@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
+pytest.importorskip("PIL")
+
 from PIL import Image
 
 from palora.data.collage import Layout, collages, compose, draw, resize

@@ -6,9 +6,12 @@ import os
 import zipfile
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("PIL")
+
 import frame_fixtures as made
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 

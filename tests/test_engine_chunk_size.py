@@ -45,6 +45,7 @@ def test_as_many_rays_as_fit(monkeypatch: pytest.MonkeyPatch, free: int, expecte
     assert sizes.train == expected
 
 
+@pytest.mark.needs("moocore")
 def test_little_memory_makes_small_chunks_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tiny(), tmp_path / "whole")
     monkeypatch.setattr(chunk_size, "available_memory", lambda device: 1)
@@ -56,6 +57,7 @@ def test_little_memory_makes_small_chunks_with_the_same_result(tmp_path: Path, m
         torch.testing.assert_close(second["model"][name], weight, atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.needs("moocore")
 def test_a_resumed_run_keeps_the_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another amount of free memory must not change the order of the sums half way."""
     config = replace(tiny(), epochs=1)
@@ -75,6 +77,7 @@ def test_bad_settings_are_named() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("moocore")
 def test_a_compiled_run_learns_the_same(tmp_path: Path) -> None:
     plain = train(tiny(), tmp_path / "plain")
     compiled = train(replace(tiny(), compile=True), tmp_path / "compiled")
@@ -83,6 +86,7 @@ def test_a_compiled_run_learns_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(second["model"][name], weight, atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.needs("moocore")
 def test_a_bf16_run_learns_nearly_the_same(tmp_path: Path) -> None:
     plain = train(tiny(), tmp_path / "plain")
     low = train(replace(tiny(), precision="bf16"), tmp_path / "low")

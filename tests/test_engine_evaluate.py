@@ -31,6 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         return train(tiny(), tmp_path_factory.mktemp("run") / "run")
 
 
+@pytest.mark.needs("moocore")
 def test_evaluation_of_a_run(run: RunFolder) -> None:
     result = evaluate(run.path)
     parts = assemble(tiny())
@@ -59,6 +60,7 @@ def test_evaluation_of_a_run(run: RunFolder) -> None:
     assert summary["parameters"] == 27_450 + 3_430
 
 
+@pytest.mark.needs("moocore")
 def test_vertices_and_centre_are_evaluated_even_off_the_grid(tmp_path: Path) -> None:
     run = train(tiny(epochs=1, limit=16, divisions=3), tmp_path / "run")
     result = evaluate(run.path)
@@ -69,6 +71,7 @@ def test_vertices_and_centre_are_evaluated_even_off_the_grid(tmp_path: Path) -> 
     assert len(front) == 4
 
 
+@pytest.mark.needs("moocore")
 def test_evaluation_errors(tmp_path: Path, run: RunFolder) -> None:
     with pytest.raises(PaloraError, match="not a run folder"):
         evaluate(tmp_path)
@@ -78,6 +81,7 @@ def test_evaluation_errors(tmp_path: Path, run: RunFolder) -> None:
         evaluate(run.path, checkpoint="first")
 
 
+@pytest.mark.needs("moocore")
 def test_controls_beside_a_run(tmp_path: Path) -> None:
     settings = {"epochs": 1, "limit": 16}
     own = train(tiny(**settings), tmp_path / "mine")

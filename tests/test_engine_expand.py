@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 from engine_runs import small_set, tiny
+from method_cases import every_method
+
+pytest.importorskip("typer")
 
 import palora.data
-from palora import methods, models, recipes
+from palora import models, recipes
 from palora.cli import main, results
 from palora.engine import RunFolder, evaluate, train
 from palora.engine.config import RunConfig
@@ -43,6 +46,7 @@ def quick(run: Path, **more: Any) -> RunConfig:
     return expanding(recipes.get("multimnist-small"), run, **settings)
 
 
+@pytest.mark.needs("moocore")
 def test_only_the_adapters_move(trained: Path, tmp_path: Path) -> None:
     run = train(quick(trained), tmp_path / "expanded")
     base = load_checkpoint(RunFolder(trained).last)["model"]
@@ -58,6 +62,7 @@ def test_only_the_adapters_move(trained: Path, tmp_path: Path) -> None:
     assert (front.losses - plain.losses).abs().max() < 0.5
 
 
+@pytest.mark.needs("moocore")
 def test_before_the_first_step_every_ray_is_the_checkpoint(trained: Path) -> None:
     config = quick(trained)
     parts = assemble(config, lambda: starting_model(config))
@@ -80,7 +85,7 @@ def test_epochs_and_learning_rate_follow_the_recipe_and_the_run(trained: Path) -
     assert final_lr(halved) == 1e-3 / 4
 
 
-@pytest.mark.parametrize("name", [n for n in methods.names() if n not in ("stl", "cosmos")])
+@pytest.mark.parametrize("name", every_method(but=("stl", "cosmos")))
 def test_a_checkpoint_of_any_method_with_one_model(name: str, tmp_path: Path) -> None:
     """Not trained: a checkpoint of the method's first moment, and what it makes of the centre."""
     config = tiny(method=name)
@@ -107,6 +112,7 @@ def test_methods_without_one_plain_model_are_refused(name: str, tmp_path: Path) 
         starting_model(quick(tmp_path / "run"))
 
 
+@pytest.mark.needs("moocore")
 def test_what_does_not_fit_is_one_sentence(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(PaloraError, match="'ls' has not: use palora"):
         quick(trained, method="ls")
@@ -118,6 +124,7 @@ def test_what_does_not_fit_is_one_sentence(trained: Path, tmp_path: Path) -> Non
         starting_model(tiny(pretrained="weights.th"))
 
 
+@pytest.mark.needs("moocore")
 def test_through_the_command_line(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--epochs", "1", "--limit", "32", "--batch", "16", "--rays", "2", "--out", "run"]
     assert main(["train", "multimnist-small", "--expand", str(trained), *flags]) == 0

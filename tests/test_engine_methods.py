@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 from engine_runs import At, small_set
+from method_cases import case
 from test_engine_resume import assert_same_run
+
+pytest.importorskip("typer")
 
 import palora.data
 from palora import methods
 from palora.cli import main, results
 from palora.engine import Interrupted, RunFolder, train
 from palora.engine.config import RunConfig
-from palora.errors import PaloraError
 
 VARIANTS = [
     ["palora", "--balance", "gradient", "--rays", "2"],
@@ -46,18 +48,11 @@ def start(folder: Path, *words: str) -> RunFolder:
     return RunFolder(folder)
 
 
-def needs_what_is_missing(name: str) -> bool:
-    try:
-        methods.build(name, 2)
-    except PaloraError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("words", [*([name] for name in methods.names()), *VARIANTS], ids=" ".join)
+@pytest.mark.needs("moocore", "matplotlib")
+@pytest.mark.parametrize(
+    "words", [case(words[0], words, " ".join(words)) for words in [*([name] for name in methods.names()), *VARIANTS]]
+)
 def test_trains_and_resumes(words: list[str], tmp_path: Path) -> None:
-    if needs_what_is_missing(words[0]):
-        pytest.skip("the extra `methods` is not installed")
     whole = start(tmp_path / "whole", *words)
     config = RunConfig.read(whole.config_file)
 

@@ -98,6 +98,7 @@ def signal_at(step: int, number: signal.Signals) -> Callable[[Path], None]:
         pytest.param(signal_at(12, signal.SIGINT), 12, id="end-of-run"),
     ],
 )
+@pytest.mark.needs("moocore")
 def test_resumed_run_equals_uninterrupted(
     stop: Callable[[Path], None], recorded: int, tmp_path: Path, whole: RunFolder
 ) -> None:
@@ -110,6 +111,7 @@ def test_resumed_run_equals_uninterrupted(
     assert_same_run(run, whole)
 
 
+@pytest.mark.needs("moocore")
 def test_stop_during_validation_repeats_the_validation(tmp_path: Path, whole: RunFolder) -> None:
     original = validate.Batches
 
@@ -126,24 +128,28 @@ def test_stop_during_validation_repeats_the_validation(tmp_path: Path, whole: Ru
     assert_same_run(run, whole)
 
 
+@pytest.mark.needs("moocore")
 def test_batch_statistics_take_one_update_per_step_and_ray(whole: RunFolder) -> None:
     """Training ran in training mode, validation did not; 12 steps of 3 rays."""
     statistics = torch.load(whole.last, weights_only=True)["model"]
     assert int(statistics["norm.num_batches_tracked"]) == 12 * 3
 
 
+@pytest.mark.needs("moocore")
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, whole: RunFolder) -> None:
     shutil.copytree(whole.path, tmp_path / "run")
     run = train(tiny(), tmp_path / "run", resume=True, make_model=DropoutNet)
     assert_same_run(run, whole)
 
 
+@pytest.mark.needs("moocore")
 def test_runs_differ_by_seed(tmp_path: Path, whole: RunFolder) -> None:
     other = train(tiny(seed=1, epochs=1), tmp_path / "run", make_model=DropoutNet)
     assert read_metrics(other.path)[0]["losses"] != read_metrics(whole.path)[0]["losses"]
     assert read_metrics(other.path)[0]["rays"] != read_metrics(whole.path)[0]["rays"]
 
 
+@pytest.mark.needs("moocore")
 def test_changed_configuration_is_refused_by_name(whole: RunFolder) -> None:
     changes = {
         "lr": {"lr": 0.5},
@@ -157,6 +163,7 @@ def test_changed_configuration_is_refused_by_name(whole: RunFolder) -> None:
             train(tiny(**change), whole.path, resume=True, make_model=DropoutNet)
 
 
+@pytest.mark.needs("moocore")
 def test_what_only_concerns_the_machine_may_change(tmp_path: Path, whole: RunFolder) -> None:
     shutil.copytree(whole.path, tmp_path / "run")
     notes: list[str] = []
@@ -171,6 +178,7 @@ def test_what_only_concerns_the_machine_may_change(tmp_path: Path, whole: RunFol
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+@pytest.mark.needs("moocore")
 def test_damaged_checkpoint_is_one_clear_error(damage: str, tmp_path: Path, whole: RunFolder) -> None:
     shutil.copytree(whole.path, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
@@ -184,6 +192,7 @@ def test_damaged_checkpoint_is_one_clear_error(damage: str, tmp_path: Path, whol
         train(tiny(), run.path, resume=True, make_model=DropoutNet)
 
 
+@pytest.mark.needs("moocore")
 def test_cut_metrics_are_refused(tmp_path: Path, whole: RunFolder) -> None:
     shutil.copytree(whole.path, tmp_path / "run")
     RunFolder(tmp_path / "run").metrics_file.write_text("")

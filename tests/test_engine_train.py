@@ -36,6 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         return train(tiny(), tmp_path_factory.mktemp("run") / "run")
 
 
+@pytest.mark.needs("moocore")
 def test_folder_holds_what_it_should(run: RunFolder) -> None:
     assert RunConfig.read(run.config_file) == tiny()
     environment = json.loads(run.environment_file.read_text())
@@ -45,6 +46,7 @@ def test_folder_holds_what_it_should(run: RunFolder) -> None:
     assert sorted(path.name for path in run.last.parent.iterdir()) == ["best.pt", "last.pt"]
 
 
+@pytest.mark.needs("moocore")
 def test_records(run: RunFolder) -> None:
     records = read_metrics(run.path)
     assert [r["kind"] for r in records] == (["step"] * 6 + ["epoch"]) * 2
@@ -62,6 +64,7 @@ def test_records(run: RunFolder) -> None:
         assert validation["hypervolume"] == pytest.approx(reference)
 
 
+@pytest.mark.needs("PIL")
 def test_every_epoch_sees_every_sample_once_in_a_new_order() -> None:
     parts = assemble(tiny(batch=10))
     batches = training_batches(parts, tiny(batch=10))
@@ -72,17 +75,20 @@ def test_every_epoch_sees_every_sample_once_in_a_new_order() -> None:
     assert torch.equal(sums[0], sums[1])
 
 
+@pytest.mark.needs("PIL")
 def test_a_last_batch_of_one_sample_is_left_out() -> None:
     config = tiny(limit=33)
     assert [len(inputs) for inputs, _ in training_batches(assemble(config), config)] == [16, 16]
 
 
+@pytest.mark.needs("PIL")
 def test_limit_cuts_every_split_and_says_so() -> None:
     dataset = load_data(tiny(limit=50))
     assert [len(split) for split in (dataset.train, dataset.validation, dataset.test)] == [50, 50, 50]
     assert "Cut to 50 samples" in dataset.note
 
 
+@pytest.mark.needs("moocore")
 def test_learning_rate_follows_the_milestones(tmp_path: Path) -> None:
     config = tiny(limit=32, epochs=4, lr=1e-3, lr_milestones=(1, 3), lr_decay=0.1)
     run = train(config, tmp_path / "run")
@@ -92,6 +98,7 @@ def test_learning_rate_follows_the_milestones(tmp_path: Path) -> None:
     assert [group["lr"] for group in groups] == pytest.approx([1e-5, 2e-5])
 
 
+@pytest.mark.needs("PIL")
 def test_convolutions_run_channels_last() -> None:
     parts = assemble(tiny())
     kernels = [p for p in parts.model.parameters() if p.dim() == 4 and p.shape[1] > 1]
@@ -101,6 +108,7 @@ def test_convolutions_run_channels_last() -> None:
     assert not assemble(tiny(), lambda: DropoutNet()).channels_last
 
 
+@pytest.mark.needs("moocore")
 def test_bf16_trains_in_half_precision_and_evaluates_in_full(tmp_path: Path) -> None:
     seen: set[torch.dtype] = set()
 
@@ -114,6 +122,7 @@ def test_bf16_trains_in_half_precision_and_evaluates_in_full(tmp_path: Path) -> 
     assert load_checkpoint(run.last)["model"]["first.weight"].dtype == torch.float32
 
 
+@pytest.mark.needs("moocore")
 def test_ray_chunk_trains_the_same_model(tmp_path: Path) -> None:
     """To rounding, and Adam turns rounding of tiny gradients into more: so one step, and its losses after."""
     options = {"rays": 5}
@@ -126,6 +135,7 @@ def test_ray_chunk_trains_the_same_model(tmp_path: Path) -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.needs("moocore")
 def test_divergence_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     config = tiny(lr=1e30, checkpoint_every=1)
     pattern = r"task '(left|right)' at ray 1 of 3 \(.*\) is (nan|inf) in step 2 \(epoch 1\).*kept: .*last\.pt"
@@ -137,6 +147,7 @@ def test_divergence_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> No
         train(config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.needs("moocore")
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     class Poison(Silent):
         """A gradient that overflows shows in the weights one step before it shows in the losses."""
@@ -162,6 +173,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     require_finite_weights(nn.Linear(1, 1), 0, tmp_path)
 
 
+@pytest.mark.needs("moocore")
 def test_a_full_folder_is_refused(tmp_path: Path, run: RunFolder) -> None:
     before = run.metrics_file.read_bytes()
     with pytest.raises(PaloraError, match="not empty: go on with --resume, or choose another folder"):
@@ -176,12 +188,14 @@ def test_a_full_folder_is_refused(tmp_path: Path, run: RunFolder) -> None:
         train(tiny(), tmp_path, resume=True)
 
 
+@pytest.mark.needs("moocore")
 def test_nothing_is_left_behind_by_a_run_that_cannot_begin(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`rank`"):
         train(tiny(method_options={"rank": 0}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.needs("moocore")
 def test_a_failed_write_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -191,6 +205,7 @@ def test_a_failed_write_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         train(tiny(), tmp_path / "run")
 
 
+@pytest.mark.needs("moocore")
 def test_best_checkpoint_is_the_one_of_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     volumes = iter([0.2, 0.5, 0.3])
     monkeypatch.setattr("palora.engine.trainer.volume", lambda front, config: next(volumes))
@@ -200,6 +215,7 @@ def test_best_checkpoint_is_the_one_of_the_best_validation(tmp_path: Path, monke
     assert load_checkpoint(run.last)["position"]["best"] == 0.5
 
 
+@pytest.mark.needs("moocore")
 def test_validation_every_k_epochs_and_at_the_end(tmp_path: Path) -> None:
     run = train(tiny(epochs=5, limit=16, validate_every=2), tmp_path / "run")
     epochs = [r for r in read_metrics(run.path) if r["kind"] == "epoch"]

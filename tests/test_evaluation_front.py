@@ -122,6 +122,7 @@ def test_saved_files_are_readable_by_others(tmp_path: Path) -> None:
     assert (tmp_path / "front.json").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.needs("moocore")
 def test_indicators_of_a_front() -> None:
     front = convex_front()
     assert front.nondominated().all()
@@ -134,6 +135,7 @@ def test_indicators_of_a_front() -> None:
     assert front.hypervolume([2.0, 2.0]) > front.hypervolume()
 
 
+@pytest.mark.needs("moocore")
 def test_summary() -> None:
     front = convex_front()
     content = summary(front)
@@ -151,6 +153,7 @@ def test_summary() -> None:
     assert content["fixed_rays"]["centre"]["loss/left"] == pytest.approx(0.225)
 
 
+@pytest.mark.needs("moocore")
 def test_summary_without_accuracies_or_centre() -> None:
     rays = simplex_grid(3, 10)
     losses = 2 - rays

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from palora.evaluation import hypervolume, monotonicity, nondominated
 
@@ -33,6 +32,7 @@ def volume_by_inclusion_exclusion(points: np.ndarray, reference: np.ndarray) -> 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3, 4, 5, 7, 10])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.needs("moocore")
 def test_hypervolume_is_the_volume_of_the_union(objectives: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     points = random.uniform(0, 1.3, (8, objectives))  # some lie beyond the reference in some objective
@@ -43,12 +43,14 @@ def test_hypervolume_is_the_volume_of_the_union(objectives: int, seed: int) -> N
     assert hypervolume(5 - points, 5 - reference, maximise=True) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.needs("moocore")
 def test_hypervolume_by_hand() -> None:
     assert hypervolume([[0.25, 0.5], [0.5, 0.25]], 1.0) == pytest.approx(0.375 + 0.125)
     assert hypervolume([[0.9, 0.8]], [0, 0], maximise=True) == pytest.approx(0.72)
     assert hypervolume([[0.9, 0.8], [0.8, 0.9]], [0.0, 0.0], maximise=True) == pytest.approx(0.72 + 0.08)
 
 
+@pytest.mark.needs("moocore")
 def test_hypervolume_of_points_without_volume() -> None:
     assert hypervolume([], 1.0) == 0.0
     assert hypervolume(torch.empty(0, 3), [1, 1, 1]) == 0.0
@@ -57,6 +59,7 @@ def test_hypervolume_of_points_without_volume() -> None:
     assert hypervolume([[0.5, 2.0], [0.5, 0.5]], 1.0) == pytest.approx(0.25)
 
 
+@pytest.mark.needs("moocore")
 def test_hypervolume_ignores_order_copies_and_dominated_points() -> None:
     points = torch.rand(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     value = hypervolume(points, 1.0)
@@ -64,6 +67,7 @@ def test_hypervolume_ignores_order_copies_and_dominated_points() -> None:
     assert hypervolume(more, 1.0) == pytest.approx(value, rel=1e-12)
 
 
+@pytest.mark.needs("moocore")
 def test_hypervolume_of_a_hundred_points_in_seven_dimensions() -> None:
     points = torch.rand(100, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     points = points / points.sum(1, keepdim=True)  # nothing is dominated: the hardest case
@@ -114,6 +118,7 @@ def test_shapes_that_do_not_match() -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("tasks", [2, 3, 7])
 def test_monotonicity_is_spearman(tasks: int, seed: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
     random = np.random.default_rng(seed)
     rays = random.integers(0, 5, (30, tasks)) / 4  # with ties
     losses = random.integers(0, 9, (30, tasks)) / 8 - 0.5 * rays

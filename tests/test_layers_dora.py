@@ -79,6 +79,7 @@ def test_frozen_base_leaves_factors_and_magnitudes() -> None:
     assert trained == {"lora_A", "lora_B", "magnitude"}
 
 
+@pytest.mark.needs("safetensors")
 def test_saved_and_loaded(tmp_path: Path) -> None:
     model = adapted()
     palora.save_adapters(model, tmp_path / "a.safetensors")

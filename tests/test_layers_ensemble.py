@@ -128,6 +128,7 @@ def test_rays_are_the_members_not_the_tasks() -> None:
     assert all(layer.tasks == 3 for layer in ray_layers(model).values())
 
 
+@pytest.mark.needs("safetensors")
 def test_what_cannot_be_mixed_is_refused_before_anything_changes() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.PReLU())
     with pytest.raises(UnsupportedModuleError, match=r"PReLU '1' with parameters of its own"):

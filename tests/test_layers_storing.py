@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from layer_cases import randomise_adapters
+
+pytest.importorskip("safetensors")
+
 from safetensors import safe_open
 from safetensors.torch import save_file
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engine_runs import small_set
+from method_cases import every_method
 
 from palora import methods
 from palora.engine.chunking import accumulate
 from palora.models import LeNet
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.needs("PIL")
+@pytest.mark.parametrize("name", every_method())
 def test_training_lowers_the_losses(name: str) -> None:
     """Twenty steps on one batch lower the mean of the losses at the centre."""
     torch.manual_seed(0)

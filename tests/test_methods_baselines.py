@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from palora import methods
@@ -70,6 +69,7 @@ def test_gradients_of_single_tasks_and_what_is_shared() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.needs("torchjd")
 def test_mgda_of_two_is_the_shortest_vector_between_them(seed: int) -> None:
     a, b = pulls = random_pulls(2, seed) + torch.tensor([[0.0] * 4 + [2.0], [1.0] * 5], dtype=torch.float64)
     part = float((b @ (b - a) / (b - a).square().sum()).clamp(0, 1))  # Sener & Koltun, Eq. 4 and Fig. 1
@@ -78,6 +78,7 @@ def test_mgda_of_two_is_the_shortest_vector_between_them(seed: int) -> None:
     torch.testing.assert_close(heads, torch.tensor([2 * part, 2 - 2 * part], dtype=torch.float64))
 
 
+@pytest.mark.needs("torchjd")
 def test_mgda_normalised_ignores_the_scale_of_a_gradient() -> None:
     pulls = random_pulls(2)
     factors = torch.tensor([[1.0], [50.0]], dtype=torch.float64)
@@ -88,6 +89,7 @@ def test_mgda_normalised_ignores_the_scale_of_a_gradient() -> None:
         methods.build("mgda", 2, {"normalisation": "L1"})
 
 
+@pytest.mark.needs("torchjd")
 def test_pcgrad_projects_conflicts_away() -> None:
     a, b = torch.tensor([1.0, 0.0, 0.0, 0, 0]), torch.tensor([-1.0, 1.0, 0.0, 0, 0])
     shared, heads = update("pcgrad", torch.stack([a, b]))
@@ -99,6 +101,7 @@ def test_pcgrad_projects_conflicts_away() -> None:
 
 
 @pytest.mark.parametrize("tasks", [2, 3])
+@pytest.mark.needs("torchjd")
 def test_imtl_has_equal_projections(tasks: int) -> None:
     pulls = random_pulls(tasks)
     shared, heads = update("imtl", pulls)
@@ -109,6 +112,7 @@ def test_imtl_has_equal_projections(tasks: int) -> None:
 
 
 @pytest.mark.parametrize("c", [0.0, 0.4, 0.8])
+@pytest.mark.needs("torchjd", "cvxpy")
 def test_cagrad_solves_the_primal_problem(c: float) -> None:
     pulls = random_pulls(TASKS, seed=3)
     shared, heads = update("cagrad", pulls, c=c)
@@ -120,12 +124,14 @@ def test_cagrad_solves_the_primal_problem(c: float) -> None:
     ball = {"type": "ineq", "fun": lambda z: radius**2 - np.sum((z[:-1] - mean) ** 2)}
     tasks = {"type": "ineq", "fun": lambda z: G @ z[:-1] - z[-1]}
     start = np.append(mean, (G @ mean).min())
+    minimize = pytest.importorskip("scipy.optimize").minimize
     best = minimize(lambda z: -z[-1], start, constraints=[ball, tasks], options={"ftol": 1e-12, "maxiter": 500})
     assert np.linalg.norm(found - mean) <= radius * (1 + 1e-3) + 1e-9
     assert (G @ found).min() == pytest.approx(-best.fun, abs=2e-3)
     assert torch.equal(heads, torch.ones(TASKS, dtype=torch.float64))
 
 
+@pytest.mark.needs("torchjd", "cvxpy")
 def test_cagrad_goes_on_when_a_task_is_solved() -> None:
     pulls = torch.tensor([[1.0, 2.0, 0, 0, 0], [0.0] * 5])
     torch.testing.assert_close(update("cagrad", pulls)[0], pulls.sum(0) / (1 + 0.4**2))
@@ -159,6 +165,7 @@ def test_nash_with_opposed_and_vanishing_gradients() -> None:
     assert torch.equal(update("nash", 0 * opposed)[1], torch.ones(2))
 
 
+@pytest.mark.needs("torchjd")
 def test_graddrop_follows_one_sign_per_weight() -> None:
     torch.manual_seed(0)
     pulls = torch.tensor([[3.0, 1.0, 2.0, -1.0, 0.0], [-1.0, 2.0, -2.0, -4.0, 0.0]], dtype=torch.float64)
@@ -171,6 +178,7 @@ def test_graddrop_follows_one_sign_per_weight() -> None:
     assert torch.equal(update("graddrop", pulls)[1], torch.ones(2, dtype=torch.float64))
 
 
+@pytest.mark.needs("torchjd")
 def test_uncertainty_weighting_by_hand() -> None:
     method = methods.build("uw", 2)
     model = method.adapt(nn.Linear(1, 1))
@@ -204,6 +212,7 @@ def test_dynamic_weight_average_by_hand() -> None:
     assert objective.item() == pytest.approx((expected * [1, 10]).sum() / 2)
 
 
+@pytest.mark.needs("torchjd")
 def test_random_weights_are_the_ray_of_the_step() -> None:
     torch.manual_seed(3)
     rays = torch.stack([methods.build("rlw", 3).rays(0.5)[0] for _ in range(200)])
@@ -317,11 +326,12 @@ def test_a_missing_extra_is_one_sentence(name: str, package: str, monkeypatch: p
     def absent(module: str) -> Any:
         raise ModuleNotFoundError(f"No module named '{module}'")
 
-    monkeypatch.setattr("palora.methods.extras.importlib.import_module", absent)
-    with pytest.raises(PaloraError, match=rf"'{name}' needs {package}.*: pip install 'palora\[methods\]'\.$"):
+    monkeypatch.setattr("palora.optional.importlib.import_module", absent)
+    with pytest.raises(PaloraError, match=rf"'{name}' needs {package}.*: pip install '{package}[<>=,.\d]+'\.$"):
         methods.build(name, 2)
 
 
+@pytest.mark.needs("torchjd", "cvxpy")
 def test_gradients_that_are_not_finite_reach_the_loop_which_reports_them() -> None:
     pulls = random_pulls(2)
     pulls[0, 0] = torch.nan

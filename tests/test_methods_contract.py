@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from engine_runs import small_set, tiny
+from method_cases import every_method
 from torch import Tensor, nn
 
 import palora
@@ -44,6 +45,7 @@ def step_gradients(config: Any) -> tuple[Any, dict[str, Tensor]]:
     return parts, {name: p.grad for name, p in parts.model.named_parameters()}
 
 
+@pytest.mark.needs("PIL")
 def test_linear_scalarisation_is_the_gradient_of_the_mean_loss() -> None:
     parts, found = step_gradients(tiny(method="ls"))
     torch.manual_seed(0)
@@ -55,6 +57,7 @@ def test_linear_scalarisation_is_the_gradient_of_the_mean_loss() -> None:
     assert sum(p.numel() for p in parts.model.parameters()) == 27_450
 
 
+@pytest.mark.needs("PIL")
 def test_palora_is_the_sum_over_rays_of_the_weighted_losses() -> None:
     """Against one plain merged model per ray: the gradient of W is the sum of theirs."""
     config = tiny(method_options={"rays": 4, "alpha": 2.0})
@@ -83,6 +86,7 @@ def test_palora_is_the_sum_over_rays_of_the_weighted_losses() -> None:
         torch.testing.assert_close(adapted[name].grad, gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.needs("PIL")
 def test_adapters_learn_t_times_as_fast() -> None:
     parts = assemble(tiny())
     state = initial_state(parts, tiny(lr=1e-3))
@@ -92,6 +96,7 @@ def test_adapters_learn_t_times_as_fast() -> None:
     assert not rates  # and nothing else is trained, nothing twice
 
 
+@pytest.mark.needs("moocore")
 def test_adam_moves_by_the_learning_rate(tmp_path: Path) -> None:
     """Adam's first step is ±lr for every weight with a gradient, whatever its size: the rates in effect."""
     run = train(tiny(limit=16, epochs=1, lr=1e-3), tmp_path / "run")
@@ -104,6 +109,7 @@ def test_adam_moves_by_the_learning_rate(tmp_path: Path) -> None:
             assert distance == pytest.approx(expected, rel=0.02), name
 
 
+@pytest.mark.needs("moocore")
 def test_single_task_equals_independent_runs(tmp_path: Path) -> None:
     config = tiny(method="stl", epochs=1)
     run = train(config, tmp_path / "run")
@@ -137,7 +143,7 @@ def test_single_task_outputs_come_from_separate_copies() -> None:
     assert not torch.equal(after[1], before[1])
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", every_method())
 def test_every_method_keeps_the_contract(name: str) -> None:
     method = methods.build(name, 2, seed=3)
     assert method.name == name

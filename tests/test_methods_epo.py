@@ -42,6 +42,7 @@ def feasible(beta: Tensor, C: Tensor, losses: Tensor, ray: Tensor, tolerance: fl
 
 @pytest.mark.parametrize("tasks", [2, 3])
 @pytest.mark.parametrize("on_ray", [False, True])
+@pytest.mark.needs("scipy")
 def test_the_programme_is_solved(tasks: int, on_ray: bool) -> None:
     grid = simplex_grid(tasks, 200).double()
     for seed in range(8):
@@ -70,6 +71,7 @@ def test_the_programme_is_solved(tasks: int, on_ray: bool) -> None:
 @pytest.mark.parametrize(
     ("ray", "start"), [((0.5, 0.5), (0.3, 2.0)), ((0.2, 0.8), (1.0, 0.1)), ((0.9, 0.1), (-0.5, -1.0))]
 )
+@pytest.mark.needs("scipy")
 def test_descent_ends_where_the_ray_meets_the_front(ray: tuple[float, float], start: tuple[float, float]) -> None:
     """L = ‖x ∓ (1, 0)‖²: the front is the segment x = (s, 0), λ_1 (1 − s)² = λ_2 (1 + s)² its point."""
     x = torch.tensor(start, dtype=torch.float64, requires_grad=True)
@@ -85,6 +87,7 @@ def test_descent_ends_where_the_ray_meets_the_front(ray: tuple[float, float], st
     torch.testing.assert_close(x.detach(), known, atol=2e-2, rtol=0)
 
 
+@pytest.mark.needs("scipy")
 def test_degenerate_inputs() -> None:
     ray, C = torch.tensor([1.0, 0.0]), torch.eye(2)
     beta = epo_weights(torch.tensor([1.0, 2.0]), C, ray)  # an exact zero in the ray
@@ -104,5 +107,5 @@ def test_a_missing_solver_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> No
         return original(name, *more)
 
     monkeypatch.setattr(importlib, "import_module", without_scipy)
-    with pytest.raises(PaloraError, match=r"'phn-epo' needs scipy.*pip install 'palora\[methods\]'"):
+    with pytest.raises(PaloraError, match=r"'phn-epo' needs scipy.*pip install 'scipy>=1\.11'"):
         methods.build("phn-epo", 2)

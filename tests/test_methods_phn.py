@@ -57,6 +57,7 @@ def test_gradients_reach_what_makes_the_weights() -> None:
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
 
 
+@pytest.mark.needs("scipy")
 def test_epo_moves_along_the_direction_of_the_shared_gradients() -> None:
     """The embedding and the makers of the trunk decide the weights; the heads' makers get them too."""
     method = methods.build("phn-epo", 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy import stats
 
 from palora import schedules
 from palora.rays.random import dirichlet
@@ -16,6 +15,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @pytest.mark.parametrize("tasks, p", [(2, 0.4), (2, 1.0), (3, 5.0), (7, 1.0)])
 def test_marginals_are_beta(tasks: int, p: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
     draws = schedules.Dirichlet(tasks, 5000, p, generator())(0.5).double()
     for column in draws.T:
         # Beta(p, (T−1)p) is the exact marginal; the threshold is met by one column in 10,000 by chance.
@@ -24,6 +24,7 @@ def test_marginals_are_beta(tasks: int, p: float) -> None:
 
 @pytest.mark.parametrize("p", [0.2, 0.02])
 def test_tiny_entries_have_the_right_distribution(p: float) -> None:
+    stats = pytest.importorskip("scipy.stats")
     draws = dirichlet(p, 5000, 2, generator())[:, 0]
     small = draws[draws < 0.5].numpy()  # near 1 float64 runs out of digits, near 0 it does not
     assert abs(len(small) / 5000 - 0.5) < 0.03
@@ -31,6 +32,7 @@ def test_tiny_entries_have_the_right_distribution(p: float) -> None:
 
 
 def test_entries_covary_as_a_dirichlet_does() -> None:
+    stats = pytest.importorskip("scipy.stats")
     draws = schedules.Dirichlet(3, 20_000, 2.0, generator())(0.0).double()
     expected = stats.dirichlet([2.0] * 3).cov()
     torch.testing.assert_close(draws.T.cov(), torch.from_numpy(expected), atol=1.5e-3, rtol=0)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import frame_fixtures as made
 import pytest
+
+pytest.importorskip("PIL")
+
+import frame_fixtures as made
 import torch
 from torch import nn
 
@@ -92,6 +95,7 @@ class TinyDense(models.MultiTaskModel):
 
 
 @pytest.mark.parametrize("name, method", [("cityscapes", "palora"), ("nyuv2", "palora"), ("cityscapes", "ls")])
+@pytest.mark.needs("moocore")
 def test_dense_sets_train_and_evaluate(name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The MTAN layout from files to front.json: a fixture, frames made of noise."""
     monkeypatch.setenv("PALORA_CACHE", str(tmp_path / "cache"))
@@ -121,6 +125,7 @@ def test_dense_sets_train_and_evaluate(name: str, method: str, tmp_path: Path, m
     assert palora.Front.load(run.front_file) == front
 
 
+@pytest.mark.needs("moocore")
 def test_seven_torques_train_and_evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = tuple(TaskSpec(f"torque {t + 1}", "mse", "mse", 1) for t in range(7))
 

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("matplotlib")
+
 import matplotlib
 import numpy as np
-import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection

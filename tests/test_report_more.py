@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+
 import frame_fixtures as made
 import numpy as np
-import pytest
 import torch
 from matplotlib.colors import to_rgb
 
@@ -149,6 +153,7 @@ class TinyDense(MultiTaskModel):
         super().__init__(torch.nn.Conv2d(3, 4, 3, padding=1), [torch.nn.Conv2d(4, width, 1) for width in (7, 1)])
 
 
+@pytest.mark.needs("moocore")
 def test_every_figure_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("palora.models.build", lambda *args, **options: TinyDense())

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from method_cases import case
+
+pytest.importorskip("typer")
+pytest.importorskip("matplotlib")
 
 from palora import methods, toy
 from palora.cli import main
@@ -50,6 +54,7 @@ def test_the_front_is_stationary_and_nothing_dominates_it() -> None:
     torch.testing.assert_close(toy.pareto_front(0.1), toy.pareto_front() * torch.tensor([0.1, 1.0]).double())
 
 
+@pytest.mark.needs("moocore")
 def test_igd_plus_knows_a_perfect_front_a_part_and_a_point() -> None:
     def descent(points: torch.Tensor) -> toy.Descent:
         rays = torch.full_like(points, 0.5)
@@ -67,6 +72,7 @@ def test_igd_plus_knows_a_perfect_front_a_part_and_a_point() -> None:
 
 @pytest.mark.parametrize("start", [(-8.5, 7.5), (9.0, -1.0)])
 @pytest.mark.parametrize(("name", "options"), [("palora", {"rays": 3}), ("pamal", {"window": 3})])
+@pytest.mark.needs("moocore")
 def test_balancing_recovers_the_front(name: str, options: dict[str, int], start: tuple[float, float]) -> None:
     balanced = toy.descend(name, start, scale=0.1, steps=250, options={**options, "balance": "gradient"})
     assert balanced.igd_plus() < 0.01
@@ -75,6 +81,7 @@ def test_balancing_recovers_the_front(name: str, options: dict[str, int], start:
     assert balanced.losses.shape == (len(balanced.steps), 41, 2)
 
 
+@pytest.mark.needs("moocore")
 def test_without_balancing_the_large_loss_wins() -> None:
     descent = toy.descend("palora", (-8.5, 7.5), scale=0.1, steps=250, options={"rays": 3})
     assert descent.igd_plus() > 0.02
@@ -82,7 +89,7 @@ def test_without_balancing_the_large_loss_wins() -> None:
     assert equal.igd_plus() < 0.01  # with equal scales there is nothing to balance
 
 
-@pytest.mark.parametrize("name", toy.suited())
+@pytest.mark.parametrize("name", [case(name) for name in toy.suited()])
 def test_every_method_but_two_can_run(name: str) -> None:
     descent = toy.descend(name, (0.0, 0.0), steps=8, options=toy.options_for(name, {}))
     assert descent.losses.isfinite().all()
@@ -90,7 +97,7 @@ def test_every_method_but_two_can_run(name: str) -> None:
     assert set(toy.suited()) == set(methods.names()) - {"rotograd", "phn-epo"}
 
 
-@pytest.mark.parametrize("name", ["mgda", "nash", "imtl"])
+@pytest.mark.parametrize("name", [case("mgda"), case("nash"), case("imtl")])
 def test_single_points_end_on_the_front(name: str) -> None:
     assert toy.descend(name, (-7.5, -0.5), scale=0.1, steps=400).gap() < 0.05
 
@@ -100,6 +107,7 @@ def test_unsuited_methods_say_why() -> None:
         toy.descend("rotograd", (0.0, 0.0))
 
 
+@pytest.mark.needs("moocore")
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "toy",
@@ -137,6 +145,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--method", "rotograd"], "cannot run on this problem"),
     ],
 )
+@pytest.mark.needs("moocore")
 def test_wrong_words_are_one_sentence(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_cases import assert_equals_definition, conv_case, convert, run
@@ -26,6 +29,7 @@ pytest.importorskip("triton")
 from palora_kernels.triton import configs, conv, conv_gemm, conv_kernel_gradient, launch, merge, merge_pull
 from palora_kernels.triton.conv_shapes import ConvShape, few
 
+ALGORITHMS = ["merged", "library", "factored", "basis"]
 SMALL = configs.Tile(16, 16, 16, 2, 2)
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
@@ -97,7 +101,7 @@ def check(call: tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool], a
     assert_equals_definition(op, made, dtype, algorithm, tested="triton", **options)
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject) -> None:
@@ -105,7 +109,7 @@ def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_equals_the_definition_everywhere(algorithm: str, device: str, data: st.DataObject) -> None:
@@ -241,13 +245,13 @@ def test_more_than_64_columns(algorithm: str, form: str, device: str) -> None:
     assert_equals_definition("conv2d", case, torch.float32, algorithm, tested="triton")
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_one_preference_a_row(algorithm: str, device: str) -> None:
     case = guarded(conv_case(7, 1, 3, 4, 2, 1, size=(3, 4), bias=2), device)
     assert_equals_definition("conv2d", case, torch.float32, algorithm, tested="triton")
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(
     "channels, outputs, size, channels_last", [(1, 3, (5, 4), False), (3, 1, (5, 4), False), (3, 5, (3, 3), True)]
@@ -271,7 +275,7 @@ def test_strides_are_those_that_the_compiler_expects(
     )
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shared", [False, True])
 def test_only_the_gradients_that_are_needed(algorithm: str, shared: bool, device: str) -> None:
     case = guarded(conv_case(2, 2, 3, 4, 2, 2, size=(4, 3), shared=shared), device)
@@ -298,13 +302,15 @@ def test_only_the_gradients_that_are_needed(algorithm: str, shared: bool, device
                     torch.testing.assert_close(found, full, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("op, algorithm", [("conv2d", "merged"), ("conv2d", "factored"), ("conv2d_delta", "basis")])
+@pytest.mark.parametrize(
+    "op, algorithm", [("conv2d", "merged"), ("conv2d", "library"), ("conv2d", "factored"), ("conv2d_delta", "basis")]
+)
 def test_empty_batch(op: str, algorithm: str, device: str) -> None:
     case = guarded(conv_case(3, 0, 2, 3, 2, 1, form="dense" if op == "conv2d_delta" else "matricised", bias=2), device)
     assert_equals_definition(op, case, torch.float32, algorithm, tested="triton")
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_gradient_of_stride_zero(algorithm: str, device: str) -> None:
     case = convert(guarded(conv_case(2, 2, 3, 4, 2, 2, size=(4, 3)), device), torch.float32)
     with pk.force_plan(conv2d=algorithm):

@@ -1,10 +1,11 @@
 """Triton's interpreter with the arithmetic of a GPU. Not a test itself: conftest.py switches it on where there is none.
 
-As shipped with Triton 3.8 the interpreter keeps bfloat16 as its bit pattern in a uint16 and
+As shipped, up to Triton 3.8, the interpreter keeps bfloat16 as its bit pattern in a uint16 and
 - adds, multiplies, compares and sums these patterns as if they were integers, ``tl.dot`` included;
 - turns float32 into bfloat16 by dropping bits, where the hardware rounds to the nearest, ties to even;
 - multiplies float32 exactly where the kernel asked for tf32;
-- takes a ``tl.dot`` over fewer products than the compiler does.
+- takes a ``tl.dot`` over fewer products than the compiler does;
+- up to Triton 3.6, counts loops by ``int`` of arrays with one element, an error from numpy 2.4.
 ``correct`` replaces the methods concerned. Kernels are not changed by it: what is tested is what is shipped.
 """
 
@@ -16,7 +17,10 @@ from typing import Any
 import numpy as np
 import triton.language as tl
 from triton._C.libtriton import ir
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, ReduceOps, ScanOps, TensorHandle, interpreter_builder
+
+from palora_kernels import versions
 
 
 def widen(bits: np.ndarray) -> np.ndarray:
@@ -140,6 +144,14 @@ def _min_dot_size(lhs: Any, rhs: Any) -> tuple[int, int, int]:
     return (1, 1, 256 // lhs.scalar.primitive_bitwidth)
 
 
+def _patch_lang_tensor(original: Callable[..., None]) -> Callable[..., None]:
+    def patched(tensor: Any, *scope: Any) -> None:
+        original(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    return patched
+
+
 def correct() -> None:
     """Replace the faulty methods. A second call does nothing."""
     if getattr(InterpreterBuilder, "_palora_corrected", False):
@@ -153,5 +165,7 @@ def correct() -> None:
     InterpreterBuilder.create_fma = _fma(InterpreterBuilder.create_fma)
     InterpreterBuilder.get_bf16 = _get_bf16
     interpreter_builder.codegen_fns["min_dot_size"] = _min_dot_size
+    if versions.triton_release() <= (3, 6):
+        interpreter._patch_lang_tensor = _patch_lang_tensor(interpreter._patch_lang_tensor)
     for reduction in (ReduceOps, ScanOps):
         reduction.apply_impl = _reduction(reduction.apply_impl)

@@ -2,6 +2,8 @@
 //
 // Every operator writes into tensors that its caller made; the plans in palora_kernels/native/cuda/ are the callers. An
 // axis of size 1 stands for as many equal entries as needed. Columns (the last axis) are adjacent, other strides are free.
+// `stream` is the cudaStream_t to launch on, as an integer: the stable ABI gives streams a native handle from torch 2.13
+// only, and Python knows it in every release.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -41,22 +43,20 @@ Type type_of(const Tensor& t) {
 
 Type wide_type(const Tensor& t) { return type_of(t) == Type::Double ? Type::Double : Type::Float; }
 
-// The device and the stream that a tensor's kernels belong on.
+// Makes a tensor's device the current one, as a launch there needs it.
 class Place {
  public:
 #ifdef PALORA_HOST_KERNELS
   explicit Place(const Tensor&) {}
-  Stream stream() const { return nullptr; }
 #else
-  explicit Place(const Tensor& t)
-      : guard_(t.get_device_index()), stream_(torch::stable::accelerator::getCurrentStream(t.get_device_index())) {}
-  Stream stream() const { return stream_.nativeHandle(); }
+  explicit Place(const Tensor& t) : guard_(t.get_device_index()) {}
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;
-  torch::stable::accelerator::Stream stream_;
 #endif
 };
+
+Stream native(int64_t stream) { return reinterpret_cast<Stream>(static_cast<intptr_t>(stream)); }
 
 index stride(const Tensor& t, int64_t dim) { return t.size(dim) == 1 ? 0 : t.stride(dim); }
 
@@ -84,7 +84,8 @@ Operand operand(const Tensor& t) { return {t.data_ptr(), stride(t, 0), stride(t,
 // y (b, rows, columns) = base (s, rows, columns) + left (s, T, rows, r) lam (M, T) right (s, T, columns, r)^T
 //                        + bias (M, rows, columns);  batch i of y reads source i % s.
 void low_rank_update(const OptionalTensor& base, const Tensor& left, const Tensor& right, const OptionalTensor& lam,
-                     const OptionalTensor& bias, int64_t batches_per_ray, int64_t rows_per_ray, const Tensor& y) {
+                     const OptionalTensor& bias, int64_t batches_per_ray, int64_t rows_per_ray, int64_t stream,
+                     const Tensor& y) {
   const char* op = "low_rank_update";
   Type type = type_of(y);
   check(op, "y", y, y, type, {-1, -1, -1});
@@ -136,12 +137,12 @@ void low_rank_update(const OptionalTensor& base, const Tensor& left, const Tenso
   u.tasks = static_cast<int>(tasks);
   u.rank = static_cast<int>(rank);
   Place place(y);
-  launch_update(u, type, place.stream());
+  launch_update(u, type, native(stream));
 }
 
 // out (G, A, rows, columns) = base (G, A, rows, columns) + c (G, A, B) z (G, B, rows, columns) + bias (G, A, p, columns),
 // where row i reads row i % p of the bias.
-void combine(const OptionalTensor& base, const Tensor& z, const Tensor& c, const OptionalTensor& bias,
+void combine(const OptionalTensor& base, const Tensor& z, const Tensor& c, const OptionalTensor& bias, int64_t stream,
              const Tensor& out) {
   const char* op = "combine";
   Type type = type_of(out);
@@ -187,12 +188,12 @@ void combine(const OptionalTensor& base, const Tensor& z, const Tensor& c, const
   m.base = pointer(base);
   m.bias = pointer(bias);
   Place place(out);
-  launch_combine(m, type, place.stream());
+  launch_combine(m, type, native(stream));
 }
 
 // out (samples, R, positions) = s (sources, R, positions) o lam (M, T), a ray being M-th part of the samples; with
 // `over_rays` the sum over m of s (M*samples, R, positions) o lam[m].
-void weigh(const Tensor& s, const Tensor& lam, bool over_rays, const Tensor& out) {
+void weigh(const Tensor& s, const Tensor& lam, bool over_rays, int64_t stream, const Tensor& out) {
   const char* op = "weigh";
   Type type = type_of(out);
   check(op, "out", out, out, type, {-1, -1, -1});
@@ -221,7 +222,7 @@ void weigh(const Tensor& s, const Tensor& lam, bool over_rays, const Tensor& out
   w.tasks = static_cast<int>(lam.size(1));
   w.rank = static_cast<int>(w.channels / w.tasks);
   Place place(out);
-  launch_weigh(w, type, place.stream());
+  launch_weigh(w, type, native(stream));
 }
 
 // A workspace like `out`, whose elements are of the arithmetic type, or `out` itself where one part is enough.
@@ -243,7 +244,7 @@ void add_parts(const void* parts, const Tensor& out, index groups, index count, 
 }
 
 // out (G, columns) = sum over the rows of x (G, rows, columns), times y (G, rows, columns) if given.
-void column_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
+void column_sums(const Tensor& x, const OptionalTensor& y, int64_t stream, const Tensor& out) {
   const char* op = "column_sums";
   if (out.numel() == 0) return;
   check(op, "x", x, x, type_of(x), {-1, -1, -1});
@@ -268,13 +269,13 @@ void column_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
   Tensor parts = parts_like(out, s.chunks);
   s.out = parts.data_ptr();
   Place place(x);
-  launch_column_sums(s, type_of(x), place.stream());
-  if (s.chunks > 1) add_parts(s.out, out, s.groups, s.chunks, s.columns, place.stream());
+  launch_column_sums(s, type_of(x), native(stream));
+  if (s.chunks > 1) add_parts(s.out, out, s.groups, s.chunks, s.columns, native(stream));
 }
 
 // out (samples, channels) = sum over the positions of x (samples, channels, positions), times y (sources, channels,
 // positions) if given: sample i reads source i % sources.
-void plane_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
+void plane_sums(const Tensor& x, const OptionalTensor& y, int64_t stream, const Tensor& out) {
   const char* op = "plane_sums";
   if (out.numel() == 0) return;
   check(op, "x", x, x, type_of(x), {-1, -1, -1});
@@ -300,11 +301,11 @@ void plane_sums(const Tensor& x, const OptionalTensor& y, const Tensor& out) {
     s.y_channel = stride(*y, 1);
   }
   Place place(x);
-  launch_plane_sums(s, type_of(x), place.stream());
+  launch_plane_sums(s, type_of(x), native(stream));
 }
 
 // out (G, T) = sum over rows and columns of x (G, rows, columns) y (G, T, rows, columns).
-void dots(const Tensor& x, const Tensor& y, const Tensor& out) {
+void dots(const Tensor& x, const Tensor& y, int64_t stream, const Tensor& out) {
   const char* op = "dots";
   if (out.numel() == 0) return;
   check(op, "x", x, x, type_of(x), {-1, -1, -1});
@@ -329,8 +330,8 @@ void dots(const Tensor& x, const Tensor& y, const Tensor& out) {
   Tensor parts = parts_like(out, d.chunks);
   d.out = parts.data_ptr();
   Place place(x);
-  launch_dots(d, type_of(x), place.stream());
-  if (d.chunks > 1) add_parts(d.out, out, 1, d.chunks, d.groups * d.tasks, place.stream());
+  launch_dots(d, type_of(x), native(stream));
+  if (d.chunks > 1) add_parts(d.out, out, 1, d.chunks, d.groups * d.tasks, native(stream));
 }
 
 }  // namespace
@@ -339,12 +340,12 @@ void dots(const Tensor& x, const Tensor& y, const Tensor& out) {
 STABLE_TORCH_LIBRARY_FRAGMENT(palora_native, library) {
   library.def(
       "low_rank_update(Tensor? base, Tensor left, Tensor right, Tensor? lam, Tensor? bias, int batches_per_ray, "
-      "int rows_per_ray, Tensor(a!) y) -> ()");
-  library.def("combine(Tensor? base, Tensor z, Tensor c, Tensor? bias, Tensor(a!) out) -> ()");
-  library.def("weigh(Tensor s, Tensor lam, bool over_rays, Tensor(a!) out) -> ()");
-  library.def("column_sums(Tensor x, Tensor? y, Tensor(a!) out) -> ()");
-  library.def("plane_sums(Tensor x, Tensor? y, Tensor(a!) out) -> ()");
-  library.def("dots(Tensor x, Tensor y, Tensor(a!) out) -> ()");
+      "int rows_per_ray, int stream, Tensor(a!) y) -> ()");
+  library.def("combine(Tensor? base, Tensor z, Tensor c, Tensor? bias, int stream, Tensor(a!) out) -> ()");
+  library.def("weigh(Tensor s, Tensor lam, bool over_rays, int stream, Tensor(a!) out) -> ()");
+  library.def("column_sums(Tensor x, Tensor? y, int stream, Tensor(a!) out) -> ()");
+  library.def("plane_sums(Tensor x, Tensor? y, int stream, Tensor(a!) out) -> ()");
+  library.def("dots(Tensor x, Tensor y, int stream, Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(palora_native, PALORA_DISPATCH_KEY, library) {

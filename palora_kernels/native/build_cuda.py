@@ -22,7 +22,8 @@ from pathlib import Path
 
 KERNELS = ("update.cu", "combine.cu", "sums.cu")
 OPERATORS = "ops.cpp"
-STABLE_ABI = "0x020d000000000000"  # torch 2.13: the first whose streams give their native handle
+OLDEST_TORCH = (2, 10)  # the first whose stable ABI boxes a function by itself (TORCH_BOX)
+STABLE_ABI = f"0x{OLDEST_TORCH[0]:02x}{OLDEST_TORCH[1]:02x}000000000000"
 FLAGS = ["-std=c++20", "-O3", "-fPIC"]
 KERNEL_FLAGS = ["-std=c++17", "-O3", "-Xcompiler", "-fPIC"]
 ARCHITECTURES = (80, 90, 100, 120)  # where no GPU is visible; the highest is also kept as PTX, for later ones
@@ -80,6 +81,10 @@ def torch_obstacle() -> str | None:
         return "torch is not installed in the build environment; pass --no-build-isolation to pip"
     import torch
 
+    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if release < OLDEST_TORCH:
+        needed = ".".join(map(str, OLDEST_TORCH))
+        return f"it uses the stable ABI of torch {needed} or newer, and this is torch {torch.__version__}"
     if torch.version.cuda is None:
         built = f"for ROCm {torch.version.hip}" if torch.version.hip else "for the CPU only"
         return f"this torch was built {built}"

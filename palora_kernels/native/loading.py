@@ -6,7 +6,6 @@ toolkit. Each device's is found, built and loaded on its own, when a tensor on t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
@@ -146,6 +145,8 @@ def cache_folder() -> Path:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """One builder at a time over all processes; the lock of a process that dies is released with it."""
+    import fcntl  # POSIX has it; on Windows nothing is built, and importing this file must not fail
+
     with open(folder.parent / f"{folder.name}.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from palora_kernels import versions
 from palora_kernels.triton import spills, tuning
 from palora_kernels.triton.tuning import Tile
 
@@ -94,7 +95,7 @@ def kind(dtype: torch.dtype) -> str:
     """
     if dtype != torch.float32:
         return "half"
-    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32" if _assumed is None else _assumed.tf32
+    tf32 = versions.matmul_in_tf32() if _assumed is None else _assumed.tf32
     return "tf32" if tf32 else "ieee"
 
 
@@ -147,6 +148,15 @@ _IEEE = [
     Tile(16, 32, 16, 4, 3),
 ]
 SHALLOW = 16
+_WIDE = 128 * 256
+
+
+def largest(kind: str, target: Target, elsewhere: int) -> int:
+    """The accumulator that a kernel may hold whose other registers are few: two warpgroups of Hopper hold 128 x 256 of
+    16-bit products, as cuBLAS does; ``elsewhere`` it would spill."""
+    return _WIDE if kind == "half" and target.name == "sm_90" else elsewhere
+
+
 _TILES = {"half": _HALF, "tf32": _TF32, "ieee": _IEEE}
 _ITEM = {"half": 2, "tf32": 4, "ieee": 4}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from palora_kernels import versions
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.triton import configs
 
@@ -27,14 +27,8 @@ def _precision(x: Tensor) -> Iterator[None]:
     if x.dtype != torch.float32 or x.device.type != "cuda":
         yield
         return
-    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    with _switching:
-        before = convolutions.fp32_precision
-        try:
-            convolutions.fp32_precision = configs.precision(x.dtype)
-            yield
-        finally:
-            convolutions.fp32_precision = before
+    with _switching, versions.convolutions_in(configs.precision(x.dtype)):
+        yield
 
 
 def forward(x: Tensor, kernel: Tensor, conv: Geometry) -> Tensor:
@@ -44,6 +38,26 @@ def forward(x: Tensor, kernel: Tensor, conv: Geometry) -> Tensor:
             x.contiguous(memory_format=torch.channels_last), kernel.contiguous(memory_format=torch.channels_last), None
         )
     return nhwc(y)
+
+
+def write(x: Tensor, kernel: Tensor, conv: Geometry, out: Tensor) -> None:
+    """As `forward`, into ``out`` (P, O, Ho, Wo), channels_last. Of the libraries only cuDNN is offered by torch with a
+    place for its result; from the others it is copied."""
+    if x.device.type == "cuda" and torch.version.hip is None and torch.backends.cudnn.enabled:
+        torch.ops.aten.cudnn_convolution.out(
+            x,
+            kernel,
+            conv.padding,
+            conv.stride,
+            conv.dilation,
+            conv.groups,
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled(),
+            configs.precision(x.dtype) == "tf32",
+            out=out,
+        )
+    else:
+        out.copy_(forward(x, kernel, conv).permute(0, 3, 1, 2))
 
 
 def backward(

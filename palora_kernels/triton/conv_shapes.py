@@ -119,13 +119,17 @@ def cheapest(
     )
 
 
+def _candidates(kind: str, target: configs.Target) -> list[Tile]:
+    return configs.candidates(kind, target, largest=configs.largest(kind, target, _LARGEST))
+
+
 def product_tiles(kind: str, target: configs.Target, flat: bool, channels: int = 64) -> list[Tile]:
     """What `conv_gemm` may take, and ``bench --tune`` measures; a step is no deeper than the channels it runs over."""
     if flat:
         return _GATHERED_IEEE if kind == "ieee" else [*_GATHERED, _NARROW]
     deepest = max(16, _power(channels))
     spilling = [(128, 64), (32, 32)] if kind == "ieee" else []
-    found = [replace(t, depth=min(t.depth, deepest)) for t in configs.candidates(kind, target, largest=_LARGEST)]
+    found = [replace(t, depth=min(t.depth, deepest)) for t in _candidates(kind, target)]
     return list(dict.fromkeys(t for t in found if (t.rows, t.columns) not in spilling))
 
 
@@ -136,7 +140,7 @@ def gradient_tiles(kind: str, target: configs.Target, flat: bool, channels: int 
     widest = max(16, _power(channels))
     found = [
         replace(t, columns=min(t.columns, widest))
-        for t in configs.candidates(kind, target, largest=_LARGEST)
+        for t in _candidates(kind, target)
         if t.columns <= widest or t.num_warps <= 4  # a narrow tile is not enough work for eight warps
     ]
     return list(dict.fromkeys(t for t in found if t.rows >= 64 or t.columns <= 32))  # the others spill

@@ -218,7 +218,7 @@ def run(
     rows, K = x.shape
     O, R, rays = y.shape[1], into.columns, lam.shape[0]
     BR = min(padded(R), widest(x.dtype))
-    tile = choose(x, weight, rows, O, K, BR)
+    tile = choose(x, weight, rows, O, K, BR, one=not shared and s_from != "rays")
     launch(
         linear_product,
         triton.cdiv(rows, tile.rows) * triton.cdiv(O, tile.columns),
@@ -263,15 +263,19 @@ def run(
     )
 
 
-def _largest(BR: int, kind: str) -> int:
-    """S takes registers beside the accumulator, and 32-bit operands twice as many: larger tiles would spill."""
+def _largest(BR: int, kind: str, target: configs.Target, one: bool) -> int:
+    """S takes registers beside the accumulator, and 32-bit operands twice as many: larger tiles would spill.
+
+    ``one``: the accumulator is the only one. That of a shared input is kept while each ray's results are made.
+    """
     few, many = {"half": (128 * 128, 64 * 64), "tf32": (128 * 64, 64 * 64), "ieee": (128 * 64, 64 * 32)}[kind]
-    return few if BR <= 16 or (kind == "half" and BR <= 32) else many
+    usual = few if BR <= 16 or (kind == "half" and BR <= 32) else many
+    return configs.largest(kind, target, usual) if one else usual
 
 
-def choose(x: Tensor, weight: Tensor | None, rows: int, O: int, K: int, BR: int) -> configs.Tile:
+def choose(x: Tensor, weight: Tensor | None, rows: int, O: int, K: int, BR: int, one: bool) -> configs.Tile:
     shape, apart = (rows, O, K), scattered(x, weight)
-    largest = _largest(BR, configs.kind(x.dtype))
+    largest = _largest(BR, configs.kind(x.dtype), configs.target_of(x.device), one)
     return configs.choose("linear_product", x.dtype, x.device, *shape, side=BR, largest=largest, scattered=apart)
 
 
@@ -282,7 +286,8 @@ def bias_strides(bias: Tensor | None) -> dict[str, int]:
 
 
 def variants() -> Iterator[Variant]:
-    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with as many as fit."""
+    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with as many as fit; the part of
+    the adapters alone, as the plan ``library`` asks for it."""
 
     def call(dtype: torch.dtype, R: int, s_from: str, *, shared: bool = False, backward: bool = False) -> None:
         M, n, K, O, T = 5, 512, 512, 1024, 2
@@ -301,17 +306,24 @@ def variants() -> Iterator[Variant]:
             bias = x.new_empty(O)
             run(x, weight, bias, in_side(B), out_side(A), lam, s, y, n=n, s_from=s_from, shared=shared)
 
-    def tiles(R: int) -> Callable[[str, configs.Target], list[configs.Tile]]:
+    def adapters(dtype: torch.dtype) -> None:
+        M, n, K, O, T, r = 5, 512, 512, 1024, 2, 8
+        S = torch.empty(M * n, T * r, dtype=dtype, device=META)
+        A, B, lam = S.new_empty(T, O, r), S.new_empty(T, r, K), torch.empty(M, T, device=META)
+        y, bias = S.new_empty(M * n, O), S.new_empty(O)
+        run(S, None, bias, in_side(B), out_side(A), lam, S, y, n=n, s_from="memory")
+
+    def tiles(R: int, one: bool) -> Callable[[str, configs.Target], list[configs.Tile]]:
         def listed_for(kind: str, target: configs.Target) -> list[configs.Tile]:
             BR = min(padded(R), widest(torch.float16 if kind == "half" else torch.float32))
-            return configs.candidates(kind, target, side=BR, largest=_largest(BR, kind))
+            return configs.candidates(kind, target, side=BR, largest=_largest(BR, kind, target, one))
 
         return listed_for
 
     def listed(label: str, R: int, s_from: str, all_default: bool = False, **mode: bool) -> Iterator[Variant]:
-        name = f"linear_product {label}"
+        name, one = f"linear_product {label}", not mode.get("shared") and s_from != "rays"
         yield from variants_of(
-            name, linear_product, lambda dtype: call(dtype, R, s_from, **mode), tiles(R), all_default=all_default
+            name, linear_product, lambda dtype: call(dtype, R, s_from, **mode), tiles(R, one), all_default=all_default
         )
 
     yield from listed("forward", 16, "x", all_default=True)
@@ -321,3 +333,4 @@ def variants() -> Iterator[Variant]:
     yield from listed("forward split", 128, "memory")
     yield from listed("shared split", 128, "memory", shared=True)
     yield from listed("dx shared", 16, "rays", backward=True)
+    yield from variants_of("linear_product adapters", linear_product, adapters, tiles(16), all_default=False)

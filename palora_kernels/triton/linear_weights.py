@@ -229,7 +229,8 @@ def run(
     BR = min(padded(R + 1 if wanted.bias and not wanted.factors else R), 64) if wanted.factors else 16
     columns = (K if wanted.weight else 0) + BR
     apart = scattered(grad, x)
-    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, largest=_LARGEST, scattered=apart)
+    largest = configs.largest(configs.kind(dtype), configs.target_of(x.device), _LARGEST)
+    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, largest=largest, scattered=apart)
     splits = configs.choose_splits(tile, dtype, x.device, O, columns, rows)
     outputs = [dW, dA, dB, db]
     partial = reduce.Partial.of(outputs, splits)
@@ -300,6 +301,6 @@ def variants() -> Iterator[Variant]:
             f"linear_weights {label} R16",
             linear_weights,
             lambda dtype, shared=shared, weight=weight: call(dtype, shared, weight),  # type: ignore[misc]
-            lambda kind, target: configs.candidates(kind, target, largest=_LARGEST),
+            lambda kind, target: configs.candidates(kind, target, largest=configs.largest(kind, target, _LARGEST)),
             all_default=label == "stacked",
         )

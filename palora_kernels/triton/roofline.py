@@ -234,7 +234,7 @@ def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) 
     stages.append((_bytes(y, x, b) + 2 * parameters - _bytes(weight), product))
     last = torch.channels_last
     of_plan = stages[:1], stages[1:]
-    if name == "merged":
+    if name in ("merged", "library"):
         of_plan = _merging(stages, weight, A, B, lam, T * layer.rank * kh)
     return Called(
         name,

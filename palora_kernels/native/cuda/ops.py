@@ -11,6 +11,11 @@ from torch import Tensor
 from palora_kernels.reference import opmath_dtype
 
 
+def _stream(x: Tensor) -> int:
+    """The cudaStream_t of the device of ``x``; 0 on the CPU, where the tests run these operators."""
+    return torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+
+
 def update(
     y: Tensor,
     left: Tensor,
@@ -33,7 +38,7 @@ def update(
     """
     rows = max(y.shape[1], 1) if rows_per_ray is None else max(rows_per_ray, 1)
     torch.ops.palora_native.low_rank_update.default(
-        base, left, right, None if lam is None else lam.contiguous(), bias, max(batches_per_ray, 1), rows, y
+        base, left, right, None if lam is None else lam.contiguous(), bias, max(batches_per_ray, 1), rows, _stream(y), y
     )
     return y
 
@@ -44,7 +49,7 @@ def combine(out: Tensor, z: Tensor, c: Tensor, *, base: Tensor | None = None, bi
     out (G, A, rows, columns), written; z (G, B, rows, columns); c (G, A, B) in the arithmetic type; bias
     (G, A, p, columns), of which row i reads row ``i % p``.
     """
-    torch.ops.palora_native.combine.default(base, z, c.contiguous(), bias, out)
+    torch.ops.palora_native.combine.default(base, z, c.contiguous(), bias, _stream(out), out)
     return out
 
 
@@ -54,7 +59,7 @@ def weighed(s: Tensor, lam: Tensor, *, samples: int, over_rays: bool = False) ->
     With ``over_rays`` the sum of ``s[m * samples + i] o lam[m]`` over m.
     """
     out = s.new_empty(samples, s.shape[1], s.shape[2])
-    torch.ops.palora_native.weigh.default(s, lam.contiguous(), over_rays, out)
+    torch.ops.palora_native.weigh.default(s, lam.contiguous(), over_rays, _stream(out), out)
     return out
 
 
@@ -74,19 +79,19 @@ def _wide(x: Tensor, *size: int) -> Tensor:
 def column_sums(x: Tensor, y: Tensor | None = None) -> Tensor:
     """x (G, rows, columns), times y (G, rows, columns) if given -> (G, columns) in the arithmetic type."""
     out = _wide(x, x.shape[0], x.shape[2])
-    torch.ops.palora_native.column_sums.default(x, y, out)
+    torch.ops.palora_native.column_sums.default(x, y, _stream(x), out)
     return out
 
 
 def plane_sums(x: Tensor, y: Tensor | None = None) -> Tensor:
     """x (samples, channels, positions), times y (sources, ...) if given -> (samples, channels)."""
     out = _wide(x, x.shape[0], x.shape[1])
-    torch.ops.palora_native.plane_sums.default(x, y, out)
+    torch.ops.palora_native.plane_sums.default(x, y, _stream(x), out)
     return out
 
 
 def dots(x: Tensor, y: Tensor) -> Tensor:
     """<x_g, y_gt>: x (G, rows, columns), y (G, T, rows, columns) -> (G, T) in the arithmetic type."""
     out = _wide(x, x.shape[0], y.shape[1])
-    torch.ops.palora_native.dots.default(x, y, out)
+    torch.ops.palora_native.dots.default(x, y, _stream(x), out)
     return out

@@ -173,9 +173,13 @@ def _rays(M: int, T: int, device: torch.device) -> Tensor:
 
 
 def lenet_steps(
-    device: torch.device, channels_last: bool, heads_only: bool = False, precision: torch.dtype | None = None
+    device: torch.device,
+    channels_last: bool,
+    heads_only: bool = False,
+    precision: torch.dtype | None = None,
+    rays: int = 5,
 ) -> Named:
-    """LeNet on 256 pairs of digits, 5 rays, loralib form. The floor runs 5·256 rows (256 where the trunk is plain)."""
+    """LeNet on 256 pairs of digits, loralib form. The floor runs rays·256 rows (256 where the trunk is plain)."""
     plain = palora.models.LeNet().to(device)
     x = torch.rand(256, 1, 28, 28, device=device)
     if channels_last:
@@ -184,25 +188,31 @@ def lenet_steps(
     targets = [torch.randint(10, (256,), device=device) for _ in range(2)]
     options: dict[str, Any] = {"include": "heads", "expand_at": "heads.*"} if heads_only else {}
     adapted = randomised(palora.adapt(copy.deepcopy(plain), 2, 1, form="loralib", **options))
-    rays, rows = _rays(5, 2, device), 1 if heads_only else None
-    steps = Steps(plain, adapted, x, targets, cross_entropies, rays, plain_rows=rows, precision=precision)
+    rows = 1 if heads_only else None
+    steps = Steps(
+        plain, adapted, x, targets, cross_entropies, _rays(rays, 2, device), plain_rows=rows, precision=precision
+    )
     name = f"LeNet step, {'NHWC' if channels_last else 'NCHW'}" + (", heads only" if heads_only else "")
     return name, steps, STEP
 
 
-def mlp_steps(device: torch.device, precision: torch.dtype | None = None) -> Named:
-    """The SARCOS MLP: 7 tasks, rank 4, 5 rays, batch 512."""
+def mlp_steps(device: torch.device, precision: torch.dtype | None = None, rays: int = 5) -> Named:
+    """The SARCOS MLP: 7 tasks, rank 4, batch 512."""
     plain = palora.models.MLP(21, (256, 256, 256), (1,) * 7).to(device)
     adapted = randomised(palora.adapt(copy.deepcopy(plain), 7, 4, form="loralib"))
     x, targets = torch.randn(512, 21, device=device), [torch.randn(512, 1, device=device) for _ in range(7)]
-    steps = Steps(plain, adapted, x, targets, squared_errors, _rays(5, 7, device), precision=precision)
+    steps = Steps(plain, adapted, x, targets, squared_errors, _rays(rays, 7, device), precision=precision)
     return "MLP step (SARCOS)", steps, STEP
 
 
 def segnet_steps(
-    device: torch.device, chunk: int | None = 1, optimise: bool = False, precision: torch.dtype | None = None
+    device: torch.device,
+    chunk: int | None = 1,
+    optimise: bool = False,
+    precision: torch.dtype | None = None,
+    rays: int = 5,
 ) -> Named:
-    """SegNet (25 M parameters) at 128 x 256, batch 2. ``chunk`` rays at a time; one: the floor is five plain passes."""
+    """SegNet (25 M parameters) at 128 x 256, batch 2. ``chunk`` rays at a time; 1: the floor is one pass a ray."""
     plain = palora.models.SegNet((7, 1)).to(device)
     adapted = randomised(palora.adapt(copy.deepcopy(plain), 2, 4, form="loralib"), 0.01)
     x = torch.randn(2, 3, 128, 256, device=device)
@@ -211,9 +221,24 @@ def segnet_steps(
     def loss(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         return torch.cat([cross_entropies(outputs[:1], wanted[:1]), squared_errors(outputs[1:], wanted[1:])], 1)
 
-    rays = _rays(5, 2, device)
-    steps = Steps(plain, adapted, x, targets, loss, rays, chunk=chunk, optimise=optimise, precision=precision)
+    steps = Steps(
+        plain, adapted, x, targets, loss, _rays(rays, 2, device), chunk=chunk, optimise=optimise, precision=precision
+    )
     return f"SegNet 128×256, {'step' if optimise else 'forward + backward'}", steps, DEEP
+
+
+def resnet18_steps(device: torch.device, precision: torch.dtype | None = None, rays: int = 5) -> Named:
+    """ResNet-18 for UTKFace's three tasks at 64 x 64, batch 32, channels_last."""
+    plain = palora.models.ResNet18((1, 2, 5)).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    adapted = randomised(palora.adapt(copy.deepcopy(plain), 3, 4, form="loralib"), 0.01)
+    x = torch.randn(32, 3, 64, 64, device=device).contiguous(memory_format=torch.channels_last)
+    targets = [torch.rand(32, 1, device=device), *(torch.randint(k, (32,), device=device) for k in (2, 5))]
+
+    def loss(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+        return torch.cat([squared_errors(outputs[:1], wanted[:1]), cross_entropies(outputs[1:], wanted[1:])], 1)
+
+    steps = Steps(plain, adapted, x, targets, loss, _rays(rays, 3, device), precision=precision)
+    return "ResNet-18 step, 64×64", steps, DEEP
 
 
 def sweep(device: torch.device, samples: int = 10_000) -> Case:

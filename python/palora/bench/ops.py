@@ -79,6 +79,7 @@ def linear(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> 
         lambda x, weight: x @ weight.t(),
         {"x": case["x"], "weight": case["weight"]},
         lambda **c: pk.linear(**c, backend="reference"),
+        lambda **c: pk.linear(**c, backend="eager"),
         False,
         {"merging": lambda **c: authors.merged_linear(**c, shared=False)},
     )
@@ -110,6 +111,7 @@ def conv(shape: ConvShape, device: torch.device, dtype: torch.dtype, channels_la
         lambda x, weight: F.conv2d(x, weight, **options),
         {"x": all_rows, "weight": weight},
         lambda **c: pk.conv2d(**c, **options, shared=s.shared, backend="reference"),
+        lambda **c: pk.conv2d(**c, **options, shared=s.shared, backend="eager"),
         s.shared,
     )
 
@@ -138,6 +140,7 @@ def delta(shape: tuple[int, int, int, int, int], device: torch.device, dtype: to
         lambda x, weight: x @ weight.t(),
         {"x": torch.cat([case["x"]] * M), "weight": case["weight"]},
         lambda **c: pk.linear_delta(**c, shared=True, backend="reference"),
+        lambda **c: pk.linear_delta(**c, shared=True, backend="eager"),
         True,
     )
 

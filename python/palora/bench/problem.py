@@ -20,7 +20,7 @@ class Problem:
     """All functions take the tensors of ``case`` by name (``plain`` those of ``plain_case``) and return the output.
 
     Attributes:
-        grad: what the backward starts from. shared: the rays see the same rows.
+        grad: what the backward starts from. shared: the rays see the same rows. eager: ours in plain PyTorch.
         others: more columns of the table, such as merging per ray.
     """
 
@@ -31,6 +31,7 @@ class Problem:
     plain: Op
     plain_case: dict[str, Tensor]
     reference: Op
+    eager: Op
     shared: bool
     others: dict[str, Op] = field(default_factory=dict)
 
@@ -79,9 +80,10 @@ class Problem:
             runs,
         )
 
-    def error(self) -> float:
-        """Largest error of output and gradients against the reference in float64, each over its largest value."""
-        pairs = zip(self._results(self.ours, False), self._results(self.reference, True), strict=True)
+    def error(self, op: Op | None = None) -> float:
+        """Largest error of output and gradients of ``op``, ours if there is none, against the reference in float64,
+        each over its largest value."""
+        pairs = zip(self._results(op or self.ours, False), self._results(self.reference, True), strict=True)
         return max(relative(got, want) for got, want in pairs)
 
     def _results(self, op: Op, wide: bool) -> list[Tensor]:

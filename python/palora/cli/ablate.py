@@ -44,6 +44,7 @@ def ablate(
     """
     from palora import methods, recipes
     from palora.cli.console import console, say
+    from palora.cli.results import require_packages
     from palora.engine import Interrupted
     from palora.engine.ablate import plan, run_cell
     from palora.engine.progress import reporter
@@ -68,6 +69,7 @@ def ablate(
 
     folder = out or Path("runs") / f"ablate-{recipe}-{name}"
     cells = plan(grid, seeds_of(seeds), folder, configure)
+    require_packages()
     show, runs = reporter(console()), []
     try:
         for number, cell in enumerate(cells, start=1):

@@ -31,6 +31,10 @@ def bench(
     tune: Annotated[
         bool, typer.Option("--tune", help="On a GPU: measure tiles and plans, and store the best for this device.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="On a GPU: every kernel with every tile against float64, then times; goes on."),
+    ] = False,
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the ratios of all rows (.pdf, .png or .svg).")
     ] = None,
@@ -43,7 +47,8 @@ def bench(
 
     Every row is checked against float64 first; a row that is wrong shows no numbers. On a CPU the columns run
     interleaved in one process, with threads pinned to cores. On a GPU every kernel is checked before anything is timed,
-    and columns are replayed from CUDA graphs, in turn.
+    and columns are replayed from CUDA graphs, in turn. --check is what `make gpu-check` runs: python -m
+    palora.bench.device.check --help lists its options.
     """
     from palora.bench import table
     from palora.bench.device import figure as picture
@@ -55,6 +60,11 @@ def bench(
         return
     if figure is not None:
         picture.check_path(figure)
+    if check:
+        from palora.bench.device.check import main
+
+        where = ["--out", str(json)] if json is not None else []
+        raise typer.Exit(main([*where, *(["--only", only] if only else [])]))
     place = _place("cuda" if tune and device == "auto" else device)
     if place.type == "cuda":
         from palora.bench.device.clock import CudaClock

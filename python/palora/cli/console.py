@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from palora.optional import need
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -13,9 +15,8 @@ if TYPE_CHECKING:
 @cache
 def console() -> Console:
     """Standard output. Where it is no terminal: no colours, and no line is folded."""
-    from rich.console import Console
-
-    return Console(soft_wrap=True)
+    found: Console = need("rich.console", "The progress of a run").Console(soft_wrap=True)
+    return found
 
 
 def say(text: str = "") -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+import palora
 from palora.cli import ablate, bench, data, doctor, evaluate, recipes, toy, train
 from palora.errors import PaloraError
 
@@ -60,9 +61,19 @@ def build(words: Sequence[str]) -> typer.Typer:
     return app
 
 
+def show_version(wanted: bool) -> None:
+    """`palora --version`."""
+    if wanted:
+        print(f"palora {palora.__version__}")
+        raise typer.Exit
+
+
 def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error. Also: PALORA_DEBUG=1.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=show_version)
     ] = False,
 ) -> None:
     """What holds for every command; `main` reads --debug itself, as errors may come before this is called."""

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from palora.cli.console import say, table
 from palora.errors import PaloraError
+from palora.optional import need
 
 if TYPE_CHECKING:
     from palora.engine import Evaluation
     from palora.evaluation import Front
+
+
+def require_packages() -> None:
+    """MissingPackageError where what the end of a run needs is absent: said before hours of work, not after."""
+    need("moocore", "The hypervolume of a front")
+    need("matplotlib", "The picture of a front")
 
 
 def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: Any) -> None:
@@ -22,6 +29,7 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
     """
     from palora.engine import controls_beside, evaluate
 
+    require_packages()
     points = {control_name(run): read_front(run) for run in controls} or controls_beside(folder)
     result = evaluate(folder, **how)
     pictures = draw(result, points)

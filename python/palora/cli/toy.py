@@ -36,6 +36,7 @@ def toy(
     """
     from palora import methods
     from palora.cli.console import say, table
+    from palora.cli.results import require_packages
     from palora.cli.settings import option_types, read_settings
     from palora.evaluation.files import write_atomically
     from palora.report.trajectories import trajectory_figure
@@ -47,6 +48,7 @@ def toy(
         raise ValueError(f"`steps`, `lr` and `scale` should be positive. Found {steps}, {lr} and {scale}.")
     given = {name: single(name, values) for name, values in read_settings(setting or [], option_types()).items()}
     names = suited() if method and "all" in method else list(dict.fromkeys(method or ["palora"]))
+    require_packages()
     descents = []
     for name in names:
         options = options_for(name, given)

@@ -65,7 +65,7 @@ def train(
     Ctrl-C leaves a run that --resume continues as if nothing had happened.
     """
     from palora.cli.console import console
-    from palora.cli.results import finish
+    from palora.cli.results import finish, require_packages
     from palora.engine import Interrupted
     from palora.engine import train as run_training
     from palora.engine.progress import reporter
@@ -97,6 +97,7 @@ def train(
     else:
         config = configure(recipe, given, given_options, given_data)
         folder = out or default_folder(config)
+    require_packages()
     try:
         show = reporter(console())
         show.note(f"{config.recipe}, {config.method}, seed {config.seed}, {config.device}; run folder {folder}")

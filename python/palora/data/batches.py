@@ -93,9 +93,7 @@ class Batches:
             return map(reader.__getitem__, steps)
         # A generator of its own: the loader's draws must not move the global one, which a resumed run restores.
         generator = torch.Generator().manual_seed(0)
-        loader = DataLoader(
-            reader, batch_size=None, sampler=steps, num_workers=self.split.workers, generator=generator
-        )
+        loader = DataLoader(reader, batch_size=None, sampler=steps, num_workers=self.split.workers, generator=generator)
         return iter(loader)
 
     def _placed(self, batch: Batch) -> Batch:

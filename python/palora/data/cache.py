@@ -11,11 +11,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from palora.data.folder import cache_root
+from palora.optional import need
 
 _FORMAT = 1
 _log = logging.getLogger("palora.data")
@@ -34,7 +33,9 @@ def cached(name: str, key: Key, build: Callable[[], dict[str, Tensor]]) -> dict[
 
     `key` lists all that they depend on. A file that is damaged (its checksum over all tensors is kept inside)
     is made anew, with one line in the log; one that cannot be written costs a line and nothing else.
+    MissingPackageError without safetensors.
     """
+    SafetensorError = need("safetensors", "The cache of prepared data").SafetensorError
     path = cache_path(name, key)
     if path.exists():
         try:
@@ -59,6 +60,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         expected = (file.metadata() or {}).get("sha256")
@@ -69,6 +72,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write under another name, then rename: no reader ever sees half a file, and two writers do no harm."""
+    from safetensors.torch import save_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
     os.close(handle)

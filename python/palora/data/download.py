@@ -126,9 +126,7 @@ def check_content(path: Path, *, sha256: str, size: int | None = None, gzipped: 
                 length += len(chunk)
     except EOFError as error:
         here = path.stat().st_size
-        raise TruncatedError(
-            f"truncated ({here:,} bytes are here and the gzip stream has not ended)"
-        ) from error
+        raise TruncatedError(f"truncated ({here:,} bytes are here and the gzip stream has not ended)") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ContentError(f"not a sound gzip file ({error})") from error
     except OSError as error:

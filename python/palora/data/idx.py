@@ -45,9 +45,7 @@ def parse_idx(data: bytes, name: str | Path) -> NDArray[np.uint8]:
         PaloraError: wrong magic number, another value type, or more or fewer bytes than the header announces.
     """
     if len(data) < 4 or data[:2] != b"\0\0":
-        raise PaloraError(
-            f"{name} is not an IDX file: it starts with {data[:8]!r} in place of two zero bytes."
-        )
+        raise PaloraError(f"{name} is not an IDX file: it starts with {data[:8]!r} in place of two zero bytes.")
     kind, dimensions = data[2], data[3]
     if kind != _UNSIGNED_BYTE or dimensions < 1:
         raise PaloraError(

@@ -165,4 +165,3 @@ def present(place: Path, file: File) -> Path | None:
     """Where `file` lies in the folder `place`, gzipped or not."""
     candidates = (place / f"{file.name}.gz", place / file.name)
     return next((path for path in candidates if path.is_file()), None)
-

@@ -89,9 +89,7 @@ def pairs(parts: dict[str, Part], seed: int = 0, limit: int | None = None) -> di
         raise ValueError(f"`seed` should be an integer >= 0. Found {seed!r}.")
     most = parts["train"].pairs
     if limit is not None and not 1 <= limit <= most:
-        raise ValueError(
-            f"`limit` should be a number of training pairs in 1 … {most}, or None. Found {limit!r}."
-        )
+        raise ValueError(f"`limit` should be a number of training pairs in 1 … {most}, or None. Found {limit!r}.")
     drawn = {}
     for name, part in parts.items():
         rows = limit if name == "train" and limit is not None else part.pairs
@@ -167,15 +165,12 @@ def _layout(offset: int) -> Layout:
     most = _CANVAS - 28
     if isinstance(offset, bool) or not isinstance(offset, int) or not 0 <= offset <= most:
         raise ValueError(
-            f"`offset` should be an integer in 0 … {most} (6: the authors' code, 8: the papers). Found "
-            f"{offset!r}."
+            f"`offset` should be an integer in 0 … {most} (6: the authors' code, 8: the papers). Found {offset!r}."
         )
     return Layout(_CANVAS, ((0, 0), (offset, offset)))
 
 
-def _key(
-    sources: dict[str, mnist.Digits], seed: int, offset: int, limit: int | None
-) -> dict[str, str | int | None]:
+def _key(sources: dict[str, mnist.Digits], seed: int, offset: int, limit: int | None) -> dict[str, str | int | None]:
     checksums = {f"{name} digits": digits.checksum for name, digits in sources.items()}
     return {"version": _VERSION, "seed": seed, "offset": offset, "limit": limit, **checksums}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from palora.errors import PaloraError
+from palora.optional import need
 
 
 class Pictures:
@@ -54,6 +54,7 @@ class Pictures:
 
         PaloraError if it does not decode.
         """
+        Image = need("PIL.Image", "Reading pictures")
         try:
             with Image.open(io.BytesIO(self.bytes(name))) as picture:
                 found = picture if picture.mode == mode else picture.convert(mode)
@@ -61,5 +62,5 @@ class Pictures:
                     found = found.resize(size, Image.Resampling.BILINEAR)
                 return np.array(found, dtype=np.uint8)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+            reason = "of no known format" if isinstance(error, Image.UnidentifiedImageError) else error
             raise PaloraError(f"{name} in {self.path} is not a sound picture ({reason}). {self.remedy}") from error

@@ -30,9 +30,7 @@ class TaskSpec:
             if not isinstance(value, str) or not value:
                 raise ValueError(f"`{field}` of a task should be a non-empty string. Found {value!r}.")
         if not isinstance(self.outputs, int) or self.outputs < 1:
-            raise ValueError(
-                f"`outputs` of task {self.name!r} should be an integer >= 1. Found {self.outputs!r}."
-            )
+            raise ValueError(f"`outputs` of task {self.name!r} should be an integer >= 1. Found {self.outputs!r}.")
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,7 @@ class Split:
     targets: tuple[Tensor, ...]
 
     def __post_init__(self) -> None:
-        if (
-            not isinstance(self.inputs, Tensor)
-            or not self.inputs.is_floating_point()
-            or self.inputs.dim() < 1
-        ):
+        if not isinstance(self.inputs, Tensor) or not self.inputs.is_floating_point() or self.inputs.dim() < 1:
             found = str(self.inputs.dtype) if isinstance(self.inputs, Tensor) else type(self.inputs).__name__
             raise TypeError(f"`inputs` should be a floating-point tensor (N, …). Found {found}.")
         if not isinstance(self.targets, tuple) or not self.targets:
@@ -63,8 +57,7 @@ class Split:
             if not isinstance(target, Tensor) or target.dim() < 1 or len(target) != len(self.inputs):
                 found = str(tuple(target.shape)) if isinstance(target, Tensor) else type(target).__name__
                 raise ValueError(
-                    f"`targets[{task}]` should be a tensor with {len(self.inputs)} rows, as `inputs`. "
-                    f"Found {found}."
+                    f"`targets[{task}]` should be a tensor with {len(self.inputs)} rows, as `inputs`. Found {found}."
                 )
 
     def __len__(self) -> int:
@@ -120,9 +113,7 @@ class Dataset:
                 )
             for task, target in zip(self.tasks, split.targets, strict=True):
                 if task.loss == "cross_entropy" and len(target):
-                    _check_classes(
-                        f"{self.name}: `{part}` targets of task {task.name!r}", target, task.outputs
-                    )
+                    _check_classes(f"{self.name}: `{part}` targets of task {task.name!r}", target, task.outputs)
 
 
 def _check_classes(what: str, target: Tensor, outputs: int) -> None:

@@ -34,9 +34,7 @@ def fixed(ray_chunk: int | str | None) -> ChunkSizes | None:
     return ChunkSizes(limit, limit)
 
 
-def estimate(
-    model: nn.Module, losses_at: Callable[[Tensor], Tensor], rays: Tensor, device: torch.device
-) -> ChunkSizes:
+def estimate(model: nn.Module, losses_at: Callable[[Tensor], Tensor], rays: Tensor, device: torch.device) -> ChunkSizes:
     """Sizes for a model on this batch: the memory that is free, divided by what one ray keeps for its backward.
 
     ``losses_at``: rays (m, T) -> losses (m, T), with their graph. It is called once with one ray; buffers and random

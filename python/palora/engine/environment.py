@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+import palora
+
 PACKAGES = ("palora", "torch", "numpy", "moocore", "safetensors", "matplotlib", "rich", "typer")
 
 
@@ -30,15 +32,18 @@ def describe() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The installed version of `package`, None if it is not installed."""
+    """The installed version of `package`, None if it is not installed.
+
+    Those of torch and palora are what runs: a local build's name, and a checkout that is not installed at all.
+    """
     if package == "torch":
         return str(torch.__version__)
+    if package == "palora":
+        return palora.__version__
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        import palora
-
-        return str(palora.__version__) if package == "palora" else None
+        return None
 
 
 def processor() -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from palora.optional import need
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 
 class Silent:
@@ -67,12 +71,14 @@ class Bar(Silent):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar: Progress | None = None
-        self.line: TaskID = TaskID(0)
+        self.line: TaskID
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
 
     def start(self, tasks: Sequence[str], epochs: int, step: int, steps: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         self.tasks, self.epochs = tuple(tasks), epochs
         self.rate = Rate(step)
         columns = ("{task.fields[epoch]}", "{task.fields[losses]}", "{task.fields[rate]}")
@@ -140,5 +146,5 @@ def named(tasks: Sequence[str], losses: Sequence[float]) -> str:
 
 def reporter(console: Console | None = None) -> Silent:
     """A bar on a terminal, plain lines elsewhere."""
-    console = console or Console()
+    console = console or need("rich.console", "The progress of a run").Console()
     return Bar(console) if console.is_terminal else Plain(console)

@@ -23,6 +23,7 @@ from palora.engine.run import RunFolder, step_record, validation_record
 from palora.engine.setup import Parts, assemble
 from palora.engine.state import TrainState, load_checkpoint, save_checkpoint
 from palora.engine.validate import front_of, volume
+from palora.optional import need
 
 
 def train(
@@ -39,8 +40,9 @@ def train(
     A resumed run repeats an uninterrupted one bit for bit on the same machine. `show` is told what happens
     (see :mod:`palora.engine.progress`); `make_model` replaces the model that `config` names. Raises
     PaloraError for an occupied folder, missing data, a damaged checkpoint, a loss that is not finite
-    (Diverged), and after Ctrl-C or SIGTERM (Interrupted).
+    (Diverged), a missing package, and after Ctrl-C or SIGTERM (Interrupted).
     """
+    need("moocore", "The validation of a run")  # said now, not after the first epoch
     show = show or Silent()
     run, changes = RunFolder.resumable(folder, config) if resume else (RunFolder.vacant(folder), [])
     if not resume and make_model is None:

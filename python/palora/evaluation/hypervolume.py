@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import moocore
 import numpy as np
 
 from palora.evaluation.points import as_array, as_points
+from palora.optional import need
 
 
 def hypervolume(points: Any, reference: Any, maximise: bool = False) -> float:
@@ -22,7 +22,7 @@ def hypervolume(points: Any, reference: Any, maximise: bool = False) -> float:
 
     A point that is not better than the reference in every objective contributes nothing, nor does a dominated
     or repeated one; the empty set has hypervolume 0.0. Raises ValueError for NaN, infinities and shapes that
-    do not match.
+    do not match, MissingPackageError without moocore.
     """
     costs, bound = as_points(points), as_array("reference", reference)
     if not len(costs):
@@ -39,6 +39,7 @@ def hypervolume(points: Any, reference: Any, maximise: bool = False) -> float:
     costs = costs[(costs < bound).all(axis=1)]
     if not len(costs):
         return 0.0
+    moocore = need("moocore", "The hypervolume")
     # Left in, repeated and dominated points would not change the value, only the time it takes.
     costs = costs[moocore.is_nondominated(costs)]
     return float(moocore.hypervolume(costs, ref=bound))

@@ -93,9 +93,7 @@ def _values(front: Front, key: Key) -> tuple[str, Tensor, bool]:
     if len(own) == 1:
         return own[0], front.metrics[own[0]], larger_is_better(own[0])
     if names:
-        raise PaloraError(
-            f"Task '{front.tasks[task]}' has {len(own)} metrics: name one of {', '.join(own or names)}."
-        )
+        raise PaloraError(f"Task '{front.tasks[task]}' has {len(own)} metrics: name one of {', '.join(own or names)}.")
     return f"loss of {front.tasks[task]}", front.losses[:, task], False
 
 

@@ -179,5 +179,3 @@ def _swap(module: nn.Module, tasks: int, rank: int, alpha: float, form: str, fam
     else:
         module.__class__ = DoRALinear if family == "dora" else PaLoRALinear
         module.install(tasks, rank, alpha, "matricised")  # type: ignore[operator]
-
-

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from palora.layers import private
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Mode, RayState, Slot
 from palora.layers.wiring import connect, ray_layers, states_of
@@ -69,7 +70,7 @@ class at:
         self.before: Slot | None = None
 
     def __enter__(self) -> None:
-        task = -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+        task = -1 if torch.compiler.is_compiling() else private.graph_task()
         self.before = self.state.local.slot
         self.state.local.slot = Slot(self.rays, self.mode, task)
 

@@ -81,9 +81,7 @@ def reinitialise(model: nn.Module) -> None:
             reset()
 
 
-def _further_members(
-    model: nn.Module, members: int | Sequence[nn.Module], independent: bool
-) -> list[nn.Module]:
+def _further_members(model: nn.Module, members: int | Sequence[nn.Module], independent: bool) -> list[nn.Module]:
     if isinstance(members, Sequence):
         return list(members)
     if not isinstance(members, int) or isinstance(members, bool) or members < 1:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from palora.layers import private
 from palora.layers.state import RayState, Slot
 
 # torch's convention: two-dimensional masks under these names are (L, L) or (L, S), never batch-first.
@@ -57,7 +58,7 @@ class EnterExpansion:
             return args, kwargs
         slot.inside += 1
         if slot.inside == 1 and not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            slot.first_node = torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined]
+            slot.first_node = private.next_number()
         if slot.mode != "many" or slot.inside > 1:
             return args, kwargs
         return expand_arguments(slot, args, kwargs)
@@ -77,7 +78,7 @@ class LeaveExpansion:
         if slot.inside > 0:
             return
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            last = torch._C._autograd._get_sequence_nr()  # type: ignore[attr-defined]
+            last = private.next_number()
             self.state.remember(getattr(slot, "first_node", last), last, slot)
         slot.expanded = []
         if slot.depth == 0:
@@ -119,8 +120,7 @@ def expand_arguments(
     slot.rows = n
     new_args = tuple(_expand(slot, n, value) for value in args)
     new_kwargs = {
-        name: value if _is_unbatched_mask(name, value) else _expand(slot, n, value)
-        for name, value in kwargs.items()
+        name: value if _is_unbatched_mask(name, value) else _expand(slot, n, value) for name, value in kwargs.items()
     }
     return new_args, new_kwargs
 
@@ -159,8 +159,7 @@ def split(outputs: Any, rays: int) -> Any:
     if isinstance(outputs, Tensor):
         if outputs.dim() == 0 or outputs.shape[0] % rays:
             raise ValueError(
-                f"`outputs` should have a multiple of {rays} rows, one group a ray. "
-                f"Found shape {tuple(outputs.shape)}."
+                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(outputs.shape)}."
             )
         return outputs.unflatten(0, (rays, outputs.shape[0] // rays))
     if isinstance(outputs, tuple):

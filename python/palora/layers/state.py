@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from palora.layers import private
+
 Mode = Literal["one", "many", "per_sample"]
 
 # Forward passes whose rays are remembered for recomputation; each costs one small tensor.
@@ -85,7 +87,7 @@ class RayState:
         slot = self.local.slot
         if torch.compiler.is_compiling():
             return slot
-        graph_task = torch._C._current_graph_task_id()
+        graph_task = private.graph_task()
         if graph_task == -1 or (slot is not None and slot.graph_task == graph_task):
             return slot
         remembered = self._recomputing()
@@ -93,10 +95,9 @@ class RayState:
 
     def _recomputing(self) -> Slot | None:
         """Inside a backward: the rays of the pass that made the node now being differentiated."""
-        node = torch._C._current_autograd_node()
-        if node is None:
+        number = private.differentiated_number()
+        if number is None:
             return None
-        number = node._sequence_nr()
         found = [p for p in self.passes if p.first_node <= number < p.last_node]
         if not found:
             return None

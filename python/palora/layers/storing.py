@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from palora.errors import PaloraError
 from palora.layers.adapter import Adapter
 from palora.layers.adapting import adapt
 from palora.layers.wiring import adapted_layers
+from palora.optional import need
 
 _FORMAT = "palora-adapters-1"
+_PURPOSE = "A file of adapters"
 
 
 def _settings(layer: Adapter) -> dict[str, Any]:
@@ -31,7 +31,9 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: ``model`` has no adapted layers.
+        MissingPackageError: safetensors is absent.
     """
+    save_file = need("safetensors.torch", _PURPOSE).save_file
     layers = adapted_layers(model)
     if not layers:
         raise ValueError(f"`model` ({type(model).__name__}) has no adapted layers to save.")
@@ -66,11 +68,12 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not path.is_file():
         raise PaloraError(f"There is no adapter file {path}.")
+    safetensors = need("safetensors", _PURPOSE)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {error}.") from error
     if metadata.get("format") != _FORMAT:
         raise PaloraError(f"{path} is a safetensors file, but not one written by palora.save_adapters.")
@@ -85,6 +88,7 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         PaloraError: the file is missing or corrupt, or does not fit the model (named layer, expected, found).
+        MissingPackageError: safetensors is absent.
     """
     path = Path(path)
     tensors, metadata = _read(path)

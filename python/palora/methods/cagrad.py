@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palora.methods.aggregated import Aggregated
 from palora.methods.base import option
-from palora.methods.extras import need
+from palora.optional import need
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class CAGrad(Aggregated):
 
     def __init__(self, tasks: int, options: CAGradOptions | None = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        need(self.name, "cvxpy")
-        self.solve = need(self.name, "torchjd.aggregation").CAGradWeighting(c=self.options.c)
+        need("cvxpy", f"The method '{self.name}'")
+        self.solve = need("torchjd.aggregation", f"The method '{self.name}'").CAGradWeighting(c=self.options.c)
 
     def weigh(self, gramian: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.solve(gramian)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palora.methods.extras import need
 from palora.methods.gradients import TaskGradients
 from palora.methods.point import SinglePoint
+from palora.optional import need
 
 
 class GradDrop(SinglePoint):
@@ -24,7 +24,7 @@ class GradDrop(SinglePoint):
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        self.aggregate = need(self.name, "torchjd.aggregation").GradDrop()
+        self.aggregate = need("torchjd.aggregation", f"The method '{self.name}'").GradDrop()
 
     def backward(self, model: nn.Module, losses: Tensor, rays: Tensor) -> None:
         """Add what is kept to ``.grad``; T backward passes."""

@@ -95,7 +95,5 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
 
 def inner(left: Sequence[Tensor | None], right: Sequence[Tensor | None]) -> float:
     """⟨left, right⟩ of two gradients, parameter by parameter; None counts as zero."""
-    products = [
-        (x.to(y) * y).sum() for x, y in zip(left, right, strict=True) if x is not None and y is not None
-    ]
+    products = [(x.to(y) * y).sum() for x, y in zip(left, right, strict=True) if x is not None and y is not None]
     return torch.stack(products).double().sum().item() if products else 0.0

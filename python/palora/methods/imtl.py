@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from palora.methods.aggregated import Aggregated
-from palora.methods.extras import need
+from palora.optional import need
 
 
 class IMTL(Aggregated):
@@ -22,7 +22,7 @@ class IMTL(Aggregated):
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        self.solve = need(self.name, "torchjd.aggregation").IMTLGWeighting()
+        self.solve = need("torchjd.aggregation", f"The method '{self.name}'").IMTLGWeighting()
 
     def weigh(self, gramian: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.solve(gramian)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palora.methods.aggregated import Aggregated
 from palora.methods.base import option
-from palora.methods.extras import need
+from palora.optional import need
 
 NORMALISATIONS = ("none", "l2", "loss", "loss+")
 
@@ -18,9 +18,7 @@ NORMALISATIONS = ("none", "l2", "loss", "loss+")
 class MGDAOptions:
     """The papers' tables use the gradients as they are."""
 
-    normalisation: str = option(
-        "none", f"Gradients divided by norm, loss or both: {', '.join(NORMALISATIONS)}."
-    )
+    normalisation: str = option("none", f"Gradients divided by norm, loss or both: {', '.join(NORMALISATIONS)}.")
 
     def __post_init__(self) -> None:
         if self.normalisation not in NORMALISATIONS:
@@ -42,7 +40,7 @@ class MGDA(Aggregated):
 
     def __init__(self, tasks: int, options: MGDAOptions | None = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        self.solve = need(self.name, "torchjd.aggregation").MGDAWeighting()
+        self.solve = need("torchjd.aggregation", f"The method '{self.name}'").MGDAWeighting()
 
     def weigh(self, gramian: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         scale = torch.ones(self.tasks, dtype=torch.float64)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from palora.methods.aggregated import Aggregated
-from palora.methods.extras import need
+from palora.optional import need
 
 
 class PCGrad(Aggregated):
@@ -22,7 +22,7 @@ class PCGrad(Aggregated):
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        self.solve = need(self.name, "torchjd.aggregation").PCGradWeighting()
+        self.solve = need("torchjd.aggregation", f"The method '{self.name}'").PCGradWeighting()
 
     def weigh(self, gramian: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         return self.solve(gramian), torch.ones(self.tasks)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from palora.methods.base import Method, centre, option
 from palora.methods.epo import epo_weights
-from palora.methods.extras import need
 from palora.methods.gradients import TaskGradients
 from palora.methods.hypernet import HyperNetwork
+from palora.optional import need
 from palora.rays import schedules, simplex_grid
 
 
@@ -77,7 +77,7 @@ class PHNExact(PHNLinear):
 
     def __init__(self, tasks: int, options: PHNOptions | None = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        need(self.name, "scipy.optimize")
+        need("scipy.optimize", f"The method '{self.name}'")
 
     def backward(self, model: nn.Module, losses: Tensor, rays: Tensor) -> None:
         """Add the directions of all rays to ``.grad``; T backward passes a ray."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palora.methods.extras import need
 from palora.methods.point import SinglePoint
+from palora.optional import need
 
 
 class RandomWeighting(SinglePoint):
@@ -22,7 +22,7 @@ class RandomWeighting(SinglePoint):
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        self.draw = need(self.name, "torchjd.aggregation").RandomWeighting()
+        self.draw = need("torchjd.aggregation", f"The method '{self.name}'").RandomWeighting()
 
     def rays(self, tau: float) -> Tensor:
         return self.draw(torch.empty(self.tasks, 1)).unsqueeze(0)

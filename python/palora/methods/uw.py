@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from palora.methods.extras import need
 from palora.methods.point import SinglePoint
+from palora.optional import need
 
 
 class UncertaintyWeighting(SinglePoint):
@@ -22,7 +22,7 @@ class UncertaintyWeighting(SinglePoint):
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)
-        self.uncertainty = need(self.name, "torchjd.scalarization").UW(tasks)
+        self.uncertainty = need("torchjd.scalarization", f"The method '{self.name}'").UW(tasks)
 
     def adapt(self, model: nn.Module) -> nn.Module:
         model.add_module("uncertainty", self.uncertainty)

@@ -36,9 +36,7 @@ class SegNet(MultiTaskModel):
         widths = positives("outputs", outputs)
         unknown = [t for t in unit_length if t not in range(len(widths))]
         if unknown:
-            raise ValueError(
-                f"`unit_length` should hold tasks between 0 and {len(widths) - 1}. Found {unknown[0]!r}."
-            )
+            raise ValueError(f"`unit_length` should hold tasks between 0 and {len(widths) - 1}. Found {unknown[0]!r}.")
         heads = [_head(width, unit=t in unit_length) for t, width in enumerate(widths)]
         super().__init__(SegNetTrunk(positive("in_channels", in_channels)), heads)
         self.apply(_initialise)

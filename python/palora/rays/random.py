@@ -20,9 +20,7 @@ def dirichlet(p: float, rays: int, tasks: int, generator: torch.Generator) -> Te
     """
     shape = torch.full((rays, tasks), p + 1, dtype=torch.float64)
     gamma = torch._standard_gamma(shape, generator=generator)  # what torch.distributions draws from as well
-    uniform = 1 - torch.rand(
-        rays, tasks, dtype=torch.float64, generator=generator
-    )  # in (0, 1]: finite logarithm
+    uniform = 1 - torch.rand(rays, tasks, dtype=torch.float64, generator=generator)  # in (0, 1]: finite logarithm
     logs = p * gamma.log() + uniform.log()
     if p == 0:
         return torch.nn.functional.one_hot(logs.argmax(1), tasks).double()
@@ -44,9 +42,7 @@ class Dirichlet(Schedule):
     Call it with τ in [0, 1] to get a float32 tensor of shape (M, T). The state is the generator's.
     """
 
-    def __init__(
-        self, tasks: int, rays: int, p: float = 1.0, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, tasks: int, rays: int, p: float = 1.0, generator: torch.Generator | None = None) -> None:
         super().__init__(tasks, rays)
         self.p = number("p", p, 0, math.inf, "a finite number >= 0")
         if generator is None:

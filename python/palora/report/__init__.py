@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from palora.optional import need
+
+need("matplotlib", "Drawing figures")
+
 from palora.report.curves import convergence_figure, hypervolume_figure
 from palora.report.figures import front_figure
 from palora.report.parallel import parallel_figure

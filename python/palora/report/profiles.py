@@ -21,9 +21,7 @@ def grid_shape(tasks: int) -> tuple[int, int]:
     return math.ceil(tasks / width), width
 
 
-def draw(
-    figure: Figure, fronts: dict[str, list[Front]], points: dict[str, list[Front]], names: Sequence[str]
-) -> None:
+def draw(figure: Figure, fronts: dict[str, list[Front]], points: dict[str, list[Front]], names: Sequence[str]) -> None:
     """Each ray is a dot, hollow if dominated; controls are horizontal lines. The title gives Spearman's ρ."""
     panels = list(figure.subplots(*grid_shape(len(names)), squeeze=False).flat)
     tasks = next(iter(fronts.values()))[0].tasks
@@ -49,9 +47,7 @@ def draw(
         for point, runs in enumerate(points.values()):
             for front in runs:
                 colour = style.POINT_COLOURS[point % len(style.POINT_COLOURS)]
-                axes.axhline(
-                    columns(front, names)[:, index].mean().item() * scale, color=colour, linewidth=0.9
-                )
+                axes.axhline(columns(front, names)[:, index].mean().item() * scale, color=colour, linewidth=0.9)
         axes.set_title(_spearman(fronts, index), fontsize=7)
         axes.set_xlabel(f"preference for {tasks[index]}")
         axes.set_ylabel(style.label(name))

@@ -32,9 +32,7 @@ STAR: dict[str, Any] = {
     "edgecolors": "white",
     "linewidths": 0.6,
 }
-CORNERS = torch.tensor(
-    [[0.5, HEIGHT], [0.0, 0.0], [1.0, 0.0]], dtype=torch.float64
-)  # tasks: top, left, right
+CORNERS = torch.tensor([[0.5, HEIGHT], [0.0, 0.0], [1.0, 0.0]], dtype=torch.float64)  # tasks: top, left, right
 
 
 def drawable(fronts: dict[str, list[Front]], names: Sequence[str]) -> bool:
@@ -49,9 +47,7 @@ def drawable(fronts: dict[str, list[Front]], names: Sequence[str]) -> bool:
     return True
 
 
-def draw(
-    figure: Figure, fronts: dict[str, list[Front]], points: dict[str, list[Front]], names: Sequence[str]
-) -> None:
+def draw(figure: Figure, fronts: dict[str, list[Front]], points: dict[str, list[Front]], names: Sequence[str]) -> None:
     """One row a method and one column a task; several seeds are averaged. Controls are ticks on the colour
     bars.
 
@@ -91,18 +87,14 @@ def draw(
 
 
 def _legend(figure: Figure) -> None:
-    ray = Line2D(
-        [], [], marker="o", markerfacecolor="white", markeredgecolor="0.3", markersize=4, label="ray"
-    )
+    ray = Line2D([], [], marker="o", markerfacecolor="white", markeredgecolor="0.3", markersize=4, label="ray")
     hollow = Line2D([], [], marker="o", markersize=4, label="dominated (on losses)")
     hollow.set(
         markerfacecolor="0.7",
         markeredgecolor="white",
         path_effects=[withStroke(linewidth=1, foreground="0.3")],
     )
-    best = Line2D(
-        [], [], marker="*", color=STAR["facecolors"], markeredgecolor="white", markersize=9, label="best ray"
-    )
+    best = Line2D([], [], marker="*", color=STAR["facecolors"], markeredgecolor="white", markersize=9, label="best ray")
     for handle in (ray, hollow, best):
         handle.set_linestyle("none")
     figure.legend(handles=[ray, hollow, best], loc="outside lower center", ncols=3, columnspacing=1.6)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import moocore
 import torch
 from torch import Tensor
 
 from palora import methods
 from palora.errors import PaloraError
 from palora.methods import Method
+from palora.optional import need
 from palora.toy.problem import Point, losses, pareto_front
 
 UNSUITED = {
@@ -53,6 +53,7 @@ class Descent:
         The mean over the front of how far the nearest of our points is behind it; points beyond the front's
         ends cost nothing, parts of the front that none of ours comes near do.
         """
+        moocore = need("moocore", "IGD+")
         front = pareto_front(self.scale)
         side = front.amax(0) - front.amin(0)
         return float(moocore.igd_plus((self.losses[-1].double() / side).numpy(), ref=(front / side).numpy()))

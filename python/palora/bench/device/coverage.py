@@ -6,8 +6,9 @@ A plan that is not the one asked for counts as wrong.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Example:
     make: Callable[[], Tensors]
     options: dict[str, Any]
     only: Callable[[str], bool] = lambda algorithm: True
+    tiles: bool = False  # to be run with every tile, not only with those that are chosen
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def _conv(M: int, n: int, C: int, O: int, T: int, r: int, form: str, shared: boo
         return {**case, "A": _random(T, p, inner), "B": _random(T, inner, q, scale=K**-0.5)}
 
     op = "conv2d_delta" if form == "dense" else "conv2d"
-    label = f"M{M} n{n} {C}→{O} {k}×{k} {form} T{T} r{r} groups {groups}{', shared' if shared else ''}"
+    label = f"M{M} n{n} {C}→{O} {k}×{k} on {size[0]}×{size[1]} {form} T{T} r{r} bias {bias} groups {groups}"
+    label += ", shared" if shared else ""
     label += f", {'NHWC' if nhwc else 'NCHW'}" + "".join(f", {name} {value}" for name, value in more.items())
 
     def only(algorithm: str) -> bool:
@@ -138,6 +141,50 @@ def examples(small: bool = False) -> list[Example]:
         _linear(97, 1, 130, 70, 3, 8, False, 2, True, False),
         _linear(1, 1, 1, 1, 1, 1, False, 1, True, False),
     ]
+
+
+# M and n, or the images and the sides of their maps, with 1, 127, 128, 129 and 511 rows in all.
+_ROWS = ((1, 1), (1, 127), (4, 32), (3, 43), (7, 73))
+_MAPS = ((1, 1, (1, 1)), (1, 1, (127, 1)), (2, 4, (4, 4)), (3, 1, (1, 43)), (7, 1, (1, 73)))
+
+
+def with_every_tile() -> list[Example]:
+    """Few calls, because each is made with every tile of every launch: aligned rows and rows of odd length, the rows
+    beside a tile's, shared inputs, and enough rows that sums are split."""
+    found = []
+    for M, n in _ROWS:
+        found += [
+            _linear(M, n, 256, 192, 2, 8, False, 1, True, False),
+            _linear(M, n, 129, 127, 2, 3, True, 1, True, False),
+            _linear(M, n, 128, 96, 2, 1, M > 1, 1, True, True),
+        ]
+    for M, n, size in _MAPS:
+        found += [
+            _conv(M, n, 64, 64, 2, 4, "matricised", False, 1, padding=1, size=size),
+            _conv(M, n, 10, 20, 2, 1, "matricised", True, 1, padding=1, size=size),
+            _conv(M, n, 16, 32, 2, 1, "dense", False, 1, padding=1, size=size),
+        ]
+    found += [
+        _linear(2, 2500, 129, 63, 2, 8, False, 1, True, False),
+        _linear(3, 700, 192, 256, 4, 12, False, 1, True, False),  # R = 48
+        _linear(9, 300, 96, 200, 5, 16, True, 2, True, False),  # R = 80, more than 8 rays, a shared input
+        _linear(33, 3, 72, 136, 9, 8, False, 2, True, False),  # R = 72, more than 8 tasks, more than 32 rays
+        _linear(3, 33, 1056, 1000, 2, 8, False, 1, True, False),  # several tiles for each program of the pull-back
+        _linear(3, 17, 1000, 720, 4, 8, False, 0, True, False),  # R = 32
+        _conv(5, 8, 10, 20, 2, 1, "loralib", False, 1, k=5, size=(12, 12)),
+        _conv(3, 9, 32, 48, 2, 2, "matricised", False, 1, padding=1, size=(17, 19)),
+        _conv(3, 8, 1, 10, 2, 1, "matricised", True, 1, k=5, size=(28, 28)),
+        _conv(4, 3, 32, 64, 2, 2, "loralib", False, 1, groups=4, stride=2, padding=1, size=(15, 14)),
+        _conv(3, 1, 128, 256, 2, 4, "matricised", False, 1, padding=1, size=(9, 8)),  # as above
+        _conv(3, 1, 128, 256, 2, 2, "loralib", False, 1, padding=1, size=(9, 8)),
+    ]
+    return [replace(call, tiles=True) for call in found]
+
+
+@functools.cache
+def calls() -> tuple[Example, ...]:
+    """Everything that `palora bench --check` runs; the tensors are made when they are asked for."""
+    return (*with_every_tile(), *examples())
 
 
 def findings(

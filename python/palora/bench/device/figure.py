@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import matplotlib
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from palora.bench.table import Row
 from palora.errors import PaloraError
+from palora.optional import need
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = (".pdf", ".png", ".svg")
 COLUMNS = {
@@ -20,7 +22,9 @@ COLUMNS = {
 
 
 def check_path(path: Path) -> None:
-    """Raises PaloraError for a format that is not drawn: before measuring for an hour, not after."""
+    """Raises PaloraError for a format that is not drawn, MissingPackageError without matplotlib: before measuring for
+    an hour, not after."""
+    need("matplotlib", "`--figure`")
     if path.suffix.lower() not in FORMATS:
         raise PaloraError(f"`--figure` should end in {', '.join(FORMATS)}. Found {str(path)!r}.")
 
@@ -29,6 +33,9 @@ def ratio_figure(rows: Sequence[Row], path: Path, title: str) -> Figure:
     """Bars from 1 to the time of each column over ours, a group a row; to the right, ours is faster. Wrong rows,
     which have no times, are left out."""
     check_path(path)
+    import matplotlib
+    from matplotlib.figure import Figure
+
     shown = [row for row in rows if row.times]
     with matplotlib.rc_context({"font.size": 8, "svg.fonttype": "none"}):
         figure = Figure(figsize=(7.2, 1.2 + 0.36 * max(len(shown), 1)), layout="constrained")

@@ -32,13 +32,14 @@ def measured(
     dtypes: list[torch.dtype],
     clock: Clock,
     seconds: float,
-    copied: int = 2**30,
+    copied: int = 2**32,
     side: int = 8192,
 ) -> Rates:
     """``copied`` bytes from device to device; products of ``side`` x ``side`` matrices in each dtype."""
 
     def copy() -> Run:
-        source, target = (torch.zeros(copied, dtype=torch.int8, device=device) for _ in range(2))
+        source = torch.randint(-128, 128, (copied,), dtype=torch.int8, device=device)
+        target = torch.empty_like(source)
         return lambda: target.copy_(source)
 
     def product(dtype: torch.dtype) -> Run:

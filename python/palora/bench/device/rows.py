@@ -95,10 +95,10 @@ def of_steps(named: models.Named, compiler: Compiler) -> list[Entry]:
         "compiled": lambda: lambda: steps.theirs(looped),
         "floor": lambda: steps.floor,
     }
-    return [Entry("training step", name, steps.ours, check, columns, _of_layers(steps))]
+    return [Entry("training step", name, steps.ours, check, columns, of_layers(steps))]
 
 
-def _of_layers(steps: Steps) -> Bound:
+def of_layers(steps: Steps) -> Bound:
     """The sum over the adapted layers, forward and backward, and the optimiser's pass over its states."""
     total: list[Bound] = []
 

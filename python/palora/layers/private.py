@@ -1,0 +1,49 @@
+"""The private functions of PyTorch that `palora.at` needs; no other file of palora calls any of ``torch._C``.
+
+A layer that activation checkpointing recomputes runs inside a backward, perhaps long after its ``at`` block has ended,
+and has to find the rays of its own forward. `torch.utils.checkpoint` tells a module nothing of that unless the caller
+passes ``context_fn``, and no public function says whether a backward runs here and for which node. A release that lacks
+one of these raises, at the first call: to take the rays of the moment instead would give wrong gradients silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def find(name: str) -> Callable[..., Any]:
+    """``torch._C.<name>``, or a function that raises and says what is missing."""
+    found: Any = torch._C
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        text = (
+            f"PyTorch {torch.__version__} has no torch._C.{name}, by which palora.at tells a layer that activation "
+            "checkpointing recomputes from one that runs forward. Install a release that palora was tested with (see "
+            "its README)."
+        )
+
+        def missing(*_: Any) -> Any:
+            raise RuntimeError(text)
+
+        return missing
+    return found  # type: ignore[no-any-return]
+
+
+graph_task: Callable[[], int] = find("_current_graph_task_id")
+"""The backward that runs in this thread, -1 for none."""
+
+next_number: Callable[[], int] = find("_autograd._get_sequence_nr")
+"""The number that the next node of autograd's graph will get in this thread."""
+
+_current_node: Callable[[], Any] = find("_current_autograd_node")
+
+
+def differentiated_number() -> int | None:
+    """The number of the node whose gradient is being computed in this thread, or None."""
+    node = _current_node()
+    return None if node is None else int(node._sequence_nr())

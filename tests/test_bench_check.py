@@ -1,0 +1,223 @@
+"""`make gpu-check` without a GPU: its processes, its jobs, what it says of a wrong kernel, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from palora.bench import models, ops
+from palora.bench.device import check, clock, coverage, timing, values, workers
+from palora.bench.device.workers import Lost
+from palora_kernels import implementations, plans
+from palora_kernels.triton import configs, linear_product, tuning
+from palora_kernels.triton.tuning import Tile
+
+CPU = torch.device("cpu")
+TILES = [Tile(16, 16, 16, 4, 2), Tile(32, 16, 16, 4, 2)]
+
+
+# ----------------------------------------------------------------------------------------------------------- processes
+
+
+def task(job: int) -> int:
+    if job == 2:
+        raise ValueError("bad\nand more")
+    if job == 3:
+        os._exit(7)
+    if job == 4:
+        time.sleep(60)
+    return job * job
+
+
+def test_jobs_that_raise_die_or_hang_cost_only_themselves() -> None:
+    found = dict(workers.run(task, list(range(7)), 2, 3.0, time.monotonic() + 500))
+    assert {job: value for job, value in found.items() if not isinstance(value, Lost)} == {0: 0, 1: 1, 5: 25, 6: 36}
+    assert found[2] == Lost("ValueError: bad")
+    assert found[3] == Lost("its process ended with status 7")
+    assert found[4] == Lost("no answer in 3 s")
+
+
+def test_nothing_begins_after_the_end() -> None:
+    assert list(workers.run(task, [0, 1], 1, 5.0, time.monotonic() - 1)) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- jobs
+
+
+def test_every_plan_of_every_table_has_a_job_with_all_tiles() -> None:
+    jobs = values.jobs(["bfloat16"], ["triton"], "cpu")
+    assert len({job.name for job in jobs}) == len(jobs)
+    for op, table in (("linear", "LOW_RANK"), ("linear_delta", "DENSE"), ("conv2d", "CONV"), ("conv2d_delta", "CONV")):
+        for algorithm in implementations.algorithms(table, "triton", "cpu"):
+            if (op, algorithm) != ("conv2d_delta", "factored"):
+                assert any(j.tiles and j.algorithm == algorithm and j.label.startswith(f"{op} ") for j in jobs)
+    assert {algorithm for names in plans.ALGORITHMS.values() for algorithm in names} >= {j.algorithm for j in jobs}
+
+
+def test_a_guarded_tensor_lies_between_nan_and_keeps_its_strides() -> None:
+    for tensor in (torch.randn(3, 5), torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)):
+        copy = values.guarded(tensor, CPU)
+        assert torch.equal(copy, tensor)
+        assert copy.stride() == tensor.stride()
+        whole = torch.empty(0).set_(copy.untyped_storage())
+        assert int(whole.isnan().sum()) == whole.numel() - tensor.numel() == 2 * values.GUARD
+    assert values.guarded(torch.empty(0, 3), CPU).numel() == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.fixture
+def one_call(monkeypatch: pytest.MonkeyPatch) -> values.Job:
+    """A small call that every tile of a short list can take, in Triton's interpreter."""
+    calls = (coverage.examples(small=True)[0],)
+    monkeypatch.setattr(coverage, "calls", lambda: calls)
+    monkeypatch.setattr(configs, "_IEEE", TILES)
+    monkeypatch.setitem(configs._TILES, "ieee", TILES)
+    return next(j for j in values.jobs(["float32"], ["triton"], "cpu") if j.algorithm == "factored")
+
+
+def with_tiles(job: values.Job) -> values.Job:
+    return values.Job(job.call, job.label, job.backend, job.algorithm, job.precision, True)
+
+
+def test_a_plan_that_is_right_with_every_tile(one_call: values.Job) -> None:
+    report = values.examine(with_tiles(one_call), CPU)
+    assert report.wrong == []
+    assert report.rounds == 1 + len(TILES)
+    assert 0 < report.error < values.TOLERANCE["float32"]
+
+
+def test_a_tile_that_is_wrong_is_named(one_call: values.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = linear_product.run
+
+    def spoilt(x: Any, *args: Any, **kwargs: Any) -> None:
+        run(x, *args, **kwargs)
+        trial = tuning.trial()
+        if trial is not None and any(n.startswith("linear_product") and t == TILES[1] for n, t in trial.tiles.items()):
+            args[-1][-1] += 1  # y
+
+    monkeypatch.setattr(linear_product, "run", spoilt)
+    report = values.examine(with_tiles(one_call), CPU)
+    assert report.wrong
+    for wrong in report.wrong:
+        assert list(wrong.tiles.values()) == ["32x16x16 w4 s2"]
+        assert all(name.startswith("linear_product ") for name in wrong.tiles)
+    line = check.complaints(one_call.name, json.loads(json.dumps(report.to_dict())))[0]
+    assert line.startswith(f"WRONG {one_call.name}: ")
+    assert "[linear_product 32x16x16 w4 s2]" in line
+
+
+@pytest.mark.parametrize("fault", ["unwritten", "race", "refused"])
+def test_a_plan_that_is_wrong_says_how(one_call: values.Job, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    table = implementations.algorithms("LOW_RANK", "triton", "cpu")
+    forward, backward = table["factored"]
+    calls = iter(range(100))
+
+    def spoilt(*args: Any) -> Any:
+        if fault == "refused":
+            raise RuntimeError("out of resource: shared memory")
+        y, S = forward(*args)
+        y[0, 0] = float("nan") if fault == "unwritten" else y[0, 0] + 1e-6 * next(calls)
+        return y, S
+
+    monkeypatch.setitem(table, "factored", (spoilt, backward))
+    if fault == "refused":
+        with pytest.raises(RuntimeError, match="out of resource"):
+            values.examine(one_call, CPU)
+        return
+    (wrong,) = values.examine(one_call, CPU).wrong
+    assert wrong.error == float("inf")
+    assert wrong.worst == ("output" if fault == "unwritten" else "output, which differs from call to call,")
+
+
+# --------------------------------------------------------------------------------------------------------------- times
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "LINEAR", [(2, 8, 16, 12, 2, 1)])
+    monkeypatch.setattr(ops, "DELTA", (2, 4, 6, 5, 2))
+    monkeypatch.setattr(configs, "_IEEE", TILES[:1])
+    monkeypatch.setitem(configs._TILES, "ieee", TILES[:1])
+    monkeypatch.setenv("PALORA_BACKEND", "triton")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_rows_hold_every_plan_and_what_it_is_compared_with() -> None:
+    result = timing.measure(timing.Item("linear", 0, "float32", 0.0), CPU, clock.HostClock(1))
+    forward, both = json.loads(json.dumps(result))["rows"]
+    assert [row["part"] for row in (forward, both)] == ["forward", "forward + backward"]
+    offered = {f"triton.{name}" for name in implementations.algorithms("LOW_RANK", "triton", "cpu")}
+    assert set(both["graph"]) == {"ours", "eager", "authors", "floor", *offered}
+    assert set(both["eager"]) == {"ours", "eager", "authors", "floor"}
+    assert all(0 <= error < 1e-4 for error in both["errors"].values())
+    assert min(timing.shares(both, 1e9, 1e9)) > 0
+    assert check.lines_of("x", result)[0].startswith("linear (2, 8, 16, 12, 2, 1), forward, float32 [triton.")
+    both["errors"]["triton.split"] = 1.0
+    assert any("WRONG" in line and "triton.split 1.0e+00" in line for line in check.lines_of("x", {"rows": [both]}))
+
+
+@pytest.mark.usefixtures("tiny")
+def test_tuning_leaves_tiles_and_plans_as_a_file_takes_them() -> None:
+    result = timing.measure(timing.Item("tune linear_delta", 0, "float32", 0.0), CPU, clock.HostClock(1))
+    assert result["tiles"]
+    assert set(result["plans"].values()) <= set(plans.ALGORITHMS["linear_delta"])
+    for entry in result["tiles"].values():
+        tuning._tile(entry)
+
+
+def test_a_training_step_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "STEPS", {"mlp": models.mlp_steps})
+    result = timing.measure(timing.Item("mlp", 2, "float32", 0.0), CPU, clock.HostClock(1))
+    assert set(result["graph"]) == set(result["eager"]) == set(result["peak"]) == {"ours", "authors", "floor"}
+    assert result["errors"]["ours"] <= result["tolerance"]
+    reached = {"bandwidth": 3e12, "products": 8e14}
+    assert check.lines_of("rates 0 bfloat16", reached) == ["rates 0 bfloat16: copy 3000 GB/s, matmul 800.0 TFLOP/s"]
+
+
+def test_items_come_in_the_order_of_their_worth() -> None:
+    listed = list(timing.items(["bfloat16", "float32", "tf32"], 0.1, True))
+    assert len({item.name for item in listed}) == len(listed)
+    kinds = list(dict.fromkeys(item.kind for item in listed))
+    assert kinds[:2] == ["rates", "linear"]
+    assert set(kinds) == {"rates", *timing.OPS, *(f"tune {op}" for op in timing.OPS), *timing.STEPS}
+    assert {item.index for item in listed if item.kind == "lenet"} == {1, 5, 11}
+
+
+# ------------------------------------------------------------------------------------------------------------- results
+
+
+def test_a_second_run_goes_on_and_other_code_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "results.json"
+    first = check.Results(path, {"code": "a"})
+    names = [timing.Item("rates", 0, p, 0.1) for p in ("bfloat16", "float32", "tf32")]
+    first.add("times", names[0].name, {"bandwidth": 1.0, "products": 1.0})
+    first.add("times", names[1].name, {"lost": "no answer"})
+    first.save()
+    again = check.Results(path, {"code": "a"})
+    assert again.left("times", names) == names[1:]
+    assert check.Results(path, {"code": "b"}).left("times", names) == names
+
+
+def test_failures_come_first(capsys: pytest.CaptureFixture[str]) -> None:
+    right: dict[str, Any] = {"rounds": 3, "worst": "output", "error": 1e-6, "wrong": []}
+    wrong = {**right, "wrong": [{"worst": "dB", "error": 2.0, "tiles": {}, "note": ""}]}
+    content = {"values": {"one": right, "two": wrong}, "times": {"three": {"lost": "no answer in 120 s"}}}
+    assert check.report(content) == 2
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[:3] == ["2 wrong", "WRONG two: dB, error 2.0e+00 [chosen tiles]", "LOST three: no answer in 120 s"]
+    assert lines[3] == "1 of 2 jobs right, 3 sets of tiles; 1 timed"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert check.main(["--out", str(tmp_path / "results.json")]) == 1
+    assert "cannot run here" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
