@@ -106,6 +106,8 @@ CASES = {
     "delta basis": ("linear_delta", "basis", lambda: linear_delta_case(*LINEAR[:-1], shared=False), {}),
     "delta merged": ("linear_delta", "merged", lambda: linear_delta_case(*LINEAR[:-1], shared=True), {"shared": True}),
     "conv merged": ("conv2d", "merged", lambda: conv_case(2, 2, 3, 4, 2, 1), {"padding": 1}),
+    "linear library": ("linear", "library", lambda: linear_case(*LINEAR, shared=False), {}),
+    "conv library": ("conv2d", "library", lambda: conv_case(2, 2, 3, 4, 2, 1), {"padding": 1}),
     "conv factored": ("conv2d", "factored", lambda: conv_case(2, 2, 3, 4, 2, 1), {"stride": 2}),
     "conv basis": ("conv2d", "basis", lambda: conv_case(2, 2, 4, 4, 2, 1, groups=2), {"groups": 2}),
     "conv delta": ("conv2d_delta", "merged", lambda: conv_case(2, 2, 3, 4, 2, 1, form="dense"), {"padding": [1, 1]}),
@@ -303,12 +305,14 @@ def test_a_tensor_from_elsewhere_is_refused(device: str) -> None:
 
 
 def test_operations_of_torch_are_repeated(device: str) -> None:
-    """Views, results in place, several results, lists and keywords, with other values and two tensors that were one."""
+    """Views, results in place and in ``out``, several results, lists and keywords; with other values, and two tensors
+    that were one."""
 
     def plan(a: Tensor, b: Tensor) -> tuple[Tensor, list[Tensor] | None, None]:
         made = a.new_zeros(4, 6)
         made[1:3].add_(b.t()[:2, :1].expand(2, 6))
         low, high = made.aminmax(dim=0)
+        torch.mul(made, 3.0, out=made)
         wide = torch.cat([made, low[None], high[None]]).to(torch.float64)
         return wide.view(2, 3, 6).transpose(1, 2), [a + 1, b.sum((0, 1), dtype=torch.float64)], None
 

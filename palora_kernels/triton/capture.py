@@ -77,6 +77,12 @@ def _list(*items: Any) -> list[Any]:
     return [*items]
 
 
+def _named(what: Callable[..., Any], names: list[str], fixed: dict[str, Any], *values: Any) -> Any:
+    """Call with the last of the values by name."""
+    first = len(values) - len(names)
+    return what(*values[:first], **dict(zip(names, values[first:], strict=True)), **fixed)
+
+
 def _taker(indices: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
     if len(indices) > 1:
         return itemgetter(*indices)
@@ -127,8 +133,12 @@ class _Writer:
 
     def write(self, seen: _Capture, result: Any) -> Program:
         for what, arguments, keywords, out in seen.seen:
-            if any(isinstance(value, Tensor) for value in keywords.values()):
-                raise RuntimeError(f"A plan passed {what} a tensor by keyword; it cannot be repeated.")
+            named = [name for name, value in keywords.items() if isinstance(value, Tensor)]
+            if named:  # `out` and the like come last
+                arguments = [*arguments, *(keywords[name] for name in named)]
+                fixed = {name: value for name, value in keywords.items() if name not in named}
+                self._operation(partial(_named, what, named, fixed), arguments, out, acts=what._schema.is_mutable)
+                continue
             if not isinstance(what, torch._ops.OpOverload):
                 self._launch(what, arguments)
             elif what in _ALLOCATIONS:

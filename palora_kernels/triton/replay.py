@@ -49,7 +49,13 @@ def key(tensors: Tensors) -> Key | None:
     assert first is not None
     kind = first.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return (*map(layout, tensors), kind, autocast, configs.switches(first.dtype), tuning.generation())
+    switches = configs.switches(first.dtype), autocast, torch.are_deterministic_algorithms_enabled(), *_of_cudnn()
+    return (*map(layout, tensors), kind, switches, tuning.generation())
+
+
+def _of_cudnn() -> tuple[bool, bool, bool]:
+    """What torch.backends.cudnn says, without its properties, which take ten times as long."""
+    return torch._C._get_cudnn_enabled(), torch._C._get_cudnn_benchmark(), torch._C._get_cudnn_deterministic()
 
 
 _MOST = 4096  # programs remembered; a process with more than this starts over
