@@ -159,20 +159,30 @@ def call(device: str, dtype: torch.dtype = torch.float32, **changed: Any) -> Ten
 
 
 def test_the_precision_of_products_is_part_of_the_key(device: str, cold: list[dict[str, Any]]) -> None:
-    settings: Any = torch.backends.cuda.matmul
     call(device)
     call(device)
-    before = settings.fp32_precision
+    matmul: Any = torch.backends.cuda.matmul
+    matmul.allow_tf32 = True
     try:
-        settings.fp32_precision = "tf32"
         call(device)
         call(device, torch.bfloat16)
     finally:
-        settings.fp32_precision = before
+        matmul.allow_tf32 = False
     call(device)
     call(device, torch.bfloat16)
     assert [entry["PRECISION"] for entry in cold] == ["ieee", "tf32", "ieee"], "16-bit products do not depend on it"
     assert [entry["x_ptr"].dtype for entry in cold] == [torch.float32, torch.float32, torch.bfloat16]
+
+
+def test_the_precision_of_convolutions_is_part_of_the_key(
+    device: str, cold: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = {name: t.to(device) for name, t in conv_case(2, 1, 3, 4, 2, 1).items()}
+    with pk.force_plan(conv2d="merged"):
+        for allowed in (False, True, False, True):
+            monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+            pk.conv2d(**case, backend="triton")
+    assert [entry["PRECISION"] for entry in cold if "PRECISION" in entry] == ["ieee", "tf32"]
 
 
 def test_what_was_tuned_is_taken_at_once(
