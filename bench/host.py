@@ -65,13 +65,20 @@ def conv_case(dtype: torch.dtype) -> tuple[str, dict[str, Tensor], dict[str, Any
     return "conv2d", {**leaves, "lam": torch.rand(M, T)}, {"padding": 1}
 
 
+def called(made: tuple[str, dict[str, Tensor], dict[str, Any]]) -> Tensor:
+    op, case, options = made
+    y: Tensor = getattr(pk, op)(**case, **options, backend="triton")
+    return y
+
+
 def launch_rows(dtype: torch.dtype, seconds: float) -> Iterator[Row]:
     """The launch with the most arguments, that of a linear layer's forward, beside Triton's own way to do it."""
     direct.forget()
-    _, case, options = linear_case(dtype)
+    made = linear_case(dtype)
+    case = made[1]
     values = tuple(t.detach() for t in case.values())
     with launch.recording() as launches:
-        pk.linear(**case, **options, backend="triton")
+        called(made)
     (one,) = launches
     settings = {"num_warps": one.num_warps, "num_stages": one.num_stages, "enable_fp_fusion": launch.FP_FUSION}
     grid, ordered = (one.programs, 1, 1), [one.arguments[name] for name in one.kernel.arg_names]
@@ -79,7 +86,7 @@ def launch_rows(dtype: torch.dtype, seconds: float) -> Iterator[Row]:
     own = least(lambda: one.kernel[grid](**one.arguments, **settings), seconds)
     yield Row(f"Triton: kernel[grid](...) of {len(ordered)} arguments", own)
     yield Row("Triton: compiled[grid](...)", least(lambda: compiled[grid](*ordered), seconds))
-    pk.linear(**case, backend="triton")
+    called(made)
     (call,) = direct._calls.values()
     program = call.forward
     assert program is not None
@@ -97,16 +104,15 @@ def launch_rows(dtype: torch.dtype, seconds: float) -> Iterator[Row]:
 
 
 def op_rows(made: tuple[str, dict[str, Tensor], dict[str, Any]], limit: float, seconds: float) -> Iterator[Row]:
-    name, case, options = made
-    op, inputs = getattr(pk, name), [t for t in case.values() if t.requires_grad]
-    grad = torch.ones_like(op(**case, **options, backend="triton"))
+    name, case, _ = made
+    inputs = [t for t in case.values() if t.requires_grad]
+    grad = torch.ones_like(called(made))
 
     def forward() -> Tensor:
-        y: Tensor = op(**case, **options, backend="triton")
-        return y
+        return called(made)
 
     def both() -> object:
-        return torch.autograd.grad(forward(), inputs, grad)
+        return torch.autograd.grad(called(made), inputs, grad)
 
     with launch.recording() as launches:
         both()

@@ -155,9 +155,9 @@ class _Differentiable(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Op:
-    forward: Callable[..., Any]
+    forward: Callable[..., Any]  # library.FUNCTIONS
     backward: Callable[..., Any]
-    operator: Any
+    operator: Any  # the backward as torch.library has it
 
 
 _OPS = {

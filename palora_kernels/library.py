@@ -262,7 +262,7 @@ _define(
 )
 
 # Forward and backward of each op, without the dispatcher: backwards return the gradients as the plans do.
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "linear": (_linear, _linear_backward),
     "linear_delta": (_linear_delta, _linear_delta_backward),
     "conv2d": (_conv2d, _conv2d_backward),
