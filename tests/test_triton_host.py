@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import palora
 import palora_kernels as pk
-from palora_kernels import direct
+from palora_kernels import direct, versions
 from palora_kernels.triton import configs, launch, replay, tuning
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -172,6 +172,23 @@ def test_the_precision_of_products_is_part_of_the_key(device: str, cold: list[di
     call(device, torch.bfloat16)
     assert [entry["PRECISION"] for entry in cold] == ["ieee", "tf32", "ieee"], "16-bit products do not depend on it"
     assert [entry["x_ptr"].dtype for entry in cold] == [torch.float32, torch.float32, torch.bfloat16]
+
+
+def test_settings_are_read_as_pytorch_reads_them() -> None:
+    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolutions.allow_tf32
+    try:
+        for products, maps in ((False, True), (True, False), (True, True), (False, False)):
+            matmul.allow_tf32, convolutions.allow_tf32 = products, maps
+            assert versions.matmul_in_tf32() == products
+            assert versions.convolutions_in_tf32() == maps
+        if versions.TORCH >= (2, 9):
+            for owner, asked in ((matmul, versions.matmul_in_tf32), (convolutions.conv, versions.convolutions_in_tf32)):
+                for name in ("tf32", "ieee"):
+                    owner.fp32_precision = name  # type: ignore[attr-defined]
+                    assert asked() == (name == "tf32")
+    finally:
+        matmul.allow_tf32, convolutions.allow_tf32 = before
 
 
 def test_the_precision_of_convolutions_is_part_of_the_key(
@@ -353,7 +370,7 @@ def test_memory_is_given_back_as_soon_as_it_was_read(device: str) -> None:
         return a
 
     program, _ = replay.capture(plan, [torch.ones(4, device=device)], ())
-    assert [len(dead) for _, _, dead in program.steps] == [0, 1, 1]
+    assert [len(step.over) for step in program.steps] == [0, 1, 1]
 
 
 def test_preferences_and_adapted_layers_never_wait_for_the_device() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import add, getitem, itemgetter
+from operator import add, getitem
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from palora_kernels.triton import availability, launch
-from palora_kernels.triton.program import Program, Tensors
+from palora_kernels.triton.program import Program, Step, Tensors
 
 
 class _Capture(TorchDispatchMode):
@@ -81,15 +81,6 @@ def _named(what: Callable[..., Any], names: list[str], fixed: dict[str, Any], *v
     """Call with the last of the values by name."""
     first = len(values) - len(names)
     return what(*values[:first], **dict(zip(names, values[first:], strict=True)), **fixed)
-
-
-def _taker(indices: Sequence[int]) -> Callable[[list[Any]], Sequence[Any]]:
-    if len(indices) > 1:
-        return itemgetter(*indices)
-    if not indices:
-        return lambda values: ()
-    (index,) = indices
-    return lambda values: (values[index],)
 
 
 def _shares(out: Tensor, first: Any) -> bool:
@@ -228,16 +219,16 @@ class _Writer:
             if self.steps[number].acts or before + number in wanted:
                 wanted.update((before + number, *self.steps[number].reads))
         kept = [number for number in range(len(self.steps)) if before + number in wanted]
-        first = len(self.constants) + before  # of the values that steps append
-        places = {-index - 1: index for index in range(len(self.constants))}
-        places |= {index: len(self.constants) + index for index in range(before)}
-        places |= {before + number: first + i for i, number in enumerate(kept)}
-        last = {places[index]: number for number in kept for index in self.steps[number].reads}
+        places = {-index - 1: f"c{index}" for index in range(len(self.constants))}
+        places |= {index: f"t{index}" for index in range(len(self.given))}
+        places |= {len(self.given) + index: f"p{index}" for index in range(len(self.given))}
+        places |= {before + number: f"v{number}" for number in kept}
+        last = {index: number for number in kept for index in self.steps[number].reads}
         steps = []
         for number in kept:
             step = self.steps[number]
-            over = [i for i in {places[index] for index in step.reads} if last[i] == number and i >= first]
-            taken = _taker([places[index] for index in step.values])
-            steps.append((step.what, taken, tuple(i for i in over if i != places[result])))
+            over = {index for index in step.reads if last[index] == number and index >= before and index != result}
+            steps.append(Step(step.what, [places[i] for i in step.values], [places[i] for i in sorted(over)]))
+        names = [places[before + number] for number in kept]
         devices = [t.get_device() for t in self.given if t is not None]
-        return Program(self.constants, steps, places[result], devices[0])
+        return Program(len(self.given), self.constants, steps, names, places[result], devices[0])
