@@ -124,18 +124,16 @@ class _Writer:
 
     def write(self, seen: _Capture, result: Any) -> Program:
         for what, arguments, keywords, out in seen.seen:
-            named = [name for name, value in keywords.items() if isinstance(value, Tensor)]
-            if named:  # `out` and the like come last
-                arguments = [*arguments, *(keywords[name] for name in named)]
-                fixed = {name: value for name, value in keywords.items() if name not in named}
-                self._operation(partial(_named, what, named, fixed), arguments, out, acts=what._schema.is_mutable)
-                continue
             if not isinstance(what, torch._ops.OpOverload):
                 self._launch(what, arguments)
             elif what in _ALLOCATIONS:
                 make = partial(torch.empty_strided, out.size(), out.stride(), dtype=out.dtype, device=out.device)
                 self.known[id(out)] = self._step(make, [])
                 self.made.add(id(out))
+            elif named := [name for name, value in keywords.items() if isinstance(value, Tensor)]:  # `out`: put last
+                fixed = {name: value for name, value in keywords.items() if name not in named}
+                values = [*arguments, *(keywords[name] for name in named)]
+                self._operation(partial(_named, what, named, fixed), values, out, acts=what._schema.is_mutable)
             elif isinstance(out, Tensor) and _shares(out, arguments[0]):
                 if out is not arguments[0] and id(out) not in self.known:
                     self._view(_bound(what, keywords), arguments, out)
