@@ -20,8 +20,7 @@ from torch import Tensor
 
 from palora_kernels import gradients, library, plans
 from palora_kernels.triton import replay
-
-Tensors = Sequence[Tensor | None]
+from palora_kernels.triton.program import Program, Tensors
 
 _MOST = 1024  # calls remembered; a process that makes more starts over
 _calls: dict[Hashable, Call] = {}
@@ -67,8 +66,8 @@ class Call:
 
     op: str
     arguments: tuple[Any, ...]
-    forward: replay.Program | None = None
-    backward: dict[Hashable, replay.Program] = field(default_factory=dict)
+    forward: Program | None = None
+    backward: dict[Hashable, Program] = field(default_factory=dict)
 
     def __call__(self, *tensors: Tensor | None) -> Tensor:
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -156,9 +155,9 @@ class _Differentiable(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Op:
-    forward: Callable[..., Any]
+    forward: Callable[..., Any]  # library.FUNCTIONS
     backward: Callable[..., Any]
-    operator: Any
+    operator: Any  # the backward as torch.library has it
 
 
 _OPS = {

@@ -56,7 +56,8 @@ def _any_measured(device: torch.device) -> bool:
 
 @torch.compiler.assume_constant_result
 def _entry(device: torch.device, dtype: torch.dtype, key: str) -> str | None:
-    name = f"{configs.kind(dtype)} {key}"
+    kind = configs.conv_kind(dtype) if key.startswith("conv") else configs.kind(dtype)
+    name = f"{kind} {key}"
     trial = tuning.trial()
     if trial is not None:
         trial.plans.append(name)

@@ -18,6 +18,10 @@ import torch
 
 pytest_plugins = ["isolation"]
 
+# Kernels are compared with the exact definition. What PyTorch allows convolutions unless told otherwise is tested where
+# it is meant.
+torch.backends.cudnn.allow_tf32 = False
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 if DEVICE == "cpu":

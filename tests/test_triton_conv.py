@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_cases import assert_equals_definition, conv_case, convert, run
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import palora_kernels as pk
 from palora_kernels import plans
@@ -342,21 +343,44 @@ def test_all_rays_are_one_launch() -> None:
     ]  # fmt: skip
 
 
-def test_float32_is_exact_unless_matrix_products_are_told_otherwise() -> None:
-    assert torch.backends.cudnn.allow_tf32  # PyTorch's default, which is not the switch
+def test_float32_follows_what_convolutions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch.nn.Conv2d: cuDNN's setting, not that of matrix products."""
 
     def precisions() -> set[str]:
         launches = _meta_launches(torch.float32, 16)
         return {e.arguments["PRECISION"] for e in launches if "PRECISION" in e.arguments}
 
-    assert precisions() == {"ieee", "tf32x3"}  # three tf32 products make one of float32
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    matmul: Any = torch.backends.cuda.matmul
+    matmul.allow_tf32 = True
     try:
-        told = precisions()
+        assert precisions() == {"ieee", "tf32x3"}  # three tf32 products make one of float32
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
-    assert told == {"tf32", "tf32x3"}
+        matmul.allow_tf32 = False
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert precisions() == {"tf32", "tf32x3"}
+    assert configs.kind(torch.float32) == "ieee"
+
+
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+def test_no_setting_is_changed_while_an_op_runs(algorithm: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a moment: another thread would compute with it."""
+    seen: set[tuple[bool, bool]] = set()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    forward, backward = conv.CONV[algorithm]
+    case = {name: t.to(device) for name, t in conv_case(2, 1, 4, 4, 2, 1).items()}
+    geometry, layout = Geometry([1, 1], [1, 1], [1, 1], 1), torch.channels_last
+    factors = LowRank(case["A"], case["B"], (4, 4, 3, 3))
+    with Watching():
+        y = forward(case["x"], case["weight"], None, factors, case["lam"], False, geometry, layout)
+        needs = Needs(True, True, False, True, True)
+        backward(y, case["x"], case["weight"], factors, case["lam"], 0, False, needs, geometry, layout)
+    assert seen == {(True, False)}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import palora
 import palora_kernels as pk
-from palora_kernels import direct
+from palora_kernels import direct, versions
 from palora_kernels.triton import configs, launch, replay, tuning
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -106,6 +106,8 @@ CASES = {
     "delta basis": ("linear_delta", "basis", lambda: linear_delta_case(*LINEAR[:-1], shared=False), {}),
     "delta merged": ("linear_delta", "merged", lambda: linear_delta_case(*LINEAR[:-1], shared=True), {"shared": True}),
     "conv merged": ("conv2d", "merged", lambda: conv_case(2, 2, 3, 4, 2, 1), {"padding": 1}),
+    "linear library": ("linear", "library", lambda: linear_case(*LINEAR, shared=False), {}),
+    "conv library": ("conv2d", "library", lambda: conv_case(2, 2, 3, 4, 2, 1), {"padding": 1}),
     "conv factored": ("conv2d", "factored", lambda: conv_case(2, 2, 3, 4, 2, 1), {"stride": 2}),
     "conv basis": ("conv2d", "basis", lambda: conv_case(2, 2, 4, 4, 2, 1, groups=2), {"groups": 2}),
     "conv delta": ("conv2d_delta", "merged", lambda: conv_case(2, 2, 3, 4, 2, 1, form="dense"), {"padding": [1, 1]}),
@@ -157,20 +159,47 @@ def call(device: str, dtype: torch.dtype = torch.float32, **changed: Any) -> Ten
 
 
 def test_the_precision_of_products_is_part_of_the_key(device: str, cold: list[dict[str, Any]]) -> None:
-    settings: Any = torch.backends.cuda.matmul
     call(device)
     call(device)
-    before = settings.fp32_precision
+    matmul: Any = torch.backends.cuda.matmul
+    matmul.allow_tf32 = True
     try:
-        settings.fp32_precision = "tf32"
         call(device)
         call(device, torch.bfloat16)
     finally:
-        settings.fp32_precision = before
+        matmul.allow_tf32 = False
     call(device)
     call(device, torch.bfloat16)
     assert [entry["PRECISION"] for entry in cold] == ["ieee", "tf32", "ieee"], "16-bit products do not depend on it"
     assert [entry["x_ptr"].dtype for entry in cold] == [torch.float32, torch.float32, torch.bfloat16]
+
+
+def test_settings_are_read_as_pytorch_reads_them() -> None:
+    matmul, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolutions.allow_tf32
+    try:
+        for products, maps in ((False, True), (True, False), (True, True), (False, False)):
+            matmul.allow_tf32, convolutions.allow_tf32 = products, maps
+            assert versions.matmul_in_tf32() == products
+            assert versions.convolutions_in_tf32() == maps
+        if versions.TORCH >= (2, 9):
+            for owner, asked in ((matmul, versions.matmul_in_tf32), (convolutions.conv, versions.convolutions_in_tf32)):
+                for name in ("tf32", "ieee"):
+                    owner.fp32_precision = name  # type: ignore[attr-defined]
+                    assert asked() == (name == "tf32")
+    finally:
+        matmul.allow_tf32, convolutions.allow_tf32 = before
+
+
+def test_the_precision_of_convolutions_is_part_of_the_key(
+    device: str, cold: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = {name: t.to(device) for name, t in conv_case(2, 1, 3, 4, 2, 1).items()}
+    with pk.force_plan(conv2d="merged"):
+        for allowed in (False, True, False, True):
+            monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+            pk.conv2d(**case, backend="triton")
+    assert [entry["PRECISION"] for entry in cold if "PRECISION" in entry] == ["ieee", "tf32"]
 
 
 def test_what_was_tuned_is_taken_at_once(
@@ -303,12 +332,14 @@ def test_a_tensor_from_elsewhere_is_refused(device: str) -> None:
 
 
 def test_operations_of_torch_are_repeated(device: str) -> None:
-    """Views, results in place, several results, lists and keywords, with other values and two tensors that were one."""
+    """Views, results in place and in ``out``, several results, lists and keywords; with other values, and two tensors
+    that were one."""
 
     def plan(a: Tensor, b: Tensor) -> tuple[Tensor, list[Tensor] | None, None]:
         made = a.new_zeros(4, 6)
         made[1:3].add_(b.t()[:2, :1].expand(2, 6))
         low, high = made.aminmax(dim=0)
+        torch.mul(made, 3.0, out=made)
         wide = torch.cat([made, low[None], high[None]]).to(torch.float64)
         return wide.view(2, 3, 6).transpose(1, 2), [a + 1, b.sum((0, 1), dtype=torch.float64)], None
 
@@ -320,6 +351,18 @@ def test_operations_of_torch_are_repeated(device: str) -> None:
     assert found[0].stride() == expected[0].stride()
 
 
+def test_a_result_that_nothing_reads_is_not_computed_again(device: str) -> None:
+    def plan(a: Tensor) -> Tensor:
+        a.sum()
+        written = a.new_zeros(4)
+        written[:2].fill_(2.0)
+        return written
+
+    program, _ = replay.capture(plan, [torch.ones(4, device=device)], ())
+    assert len(program.steps) == 3, "zeros, a view, the values"
+    assert program([torch.ones(4, device=device)]).tolist() == [2, 2, 0, 0]
+
+
 def test_memory_is_given_back_as_soon_as_it_was_read(device: str) -> None:
     def plan(a: Tensor) -> Tensor:
         for _ in range(3):
@@ -327,7 +370,7 @@ def test_memory_is_given_back_as_soon_as_it_was_read(device: str) -> None:
         return a
 
     program, _ = replay.capture(plan, [torch.ones(4, device=device)], ())
-    assert [len(dead) for _, _, dead in program.steps] == [0, 1, 1]
+    assert [len(step.over) for step in program.steps] == [0, 1, 1]
 
 
 def test_preferences_and_adapted_layers_never_wait_for_the_device() -> None:
