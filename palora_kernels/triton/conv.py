@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -304,7 +305,7 @@ def basis_backward(
     return None if dx is None else restored(dx, layout), dweight, dbias, dfactors, dlam
 
 
-CONV = {
+CONV: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "merged": (partial(merged_forward, OURS), partial(merged_backward, OURS)),
     "library": (partial(merged_forward, LIBRARY), partial(merged_backward, LIBRARY)),
     "basis": (basis_forward, basis_backward),
