@@ -305,8 +305,7 @@ def basis_backward(
     return None if dx is None else restored(dx, layout), dweight, dbias, dfactors, dlam
 
 
-Plan = tuple[Callable[..., Any], Callable[..., Any]]
-CONV: dict[str, Plan] = {
+CONV: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "merged": (partial(merged_forward, OURS), partial(merged_backward, OURS)),
     "library": (partial(merged_forward, LIBRARY), partial(merged_backward, LIBRARY)),
     "basis": (basis_forward, basis_backward),
