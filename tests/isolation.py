@@ -29,7 +29,8 @@ LEAD_ELSEWHERE = (  # without them everything is below HOME
     *("MPLCONFIGDIR", "TORCH_HOME", "TRITON_HOME", "CUDA_CACHE_PATH"),
 )
 NOT_WATCHED = {  # of Python, pytest and other tools
-    *(".git", ".venv", "build", "palora.egg-info", "__pycache__", ".pytest_cache", ".benchmarks", ".mypy_cache"),
+    *(".venv", ".venv-2.11", ".venv-oldest"),
+    *(".git", "build", "palora.egg-info", "__pycache__", ".pytest_cache", ".benchmarks", ".mypy_cache"),
     ".ruff_cache",
 }
 WATCHED = pytest.StashKey["Watched"]()

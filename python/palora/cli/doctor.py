@@ -24,11 +24,15 @@ def doctor() -> None:
 
 
 def versions() -> list[tuple[str, str]]:
-    """Python and the packages a run depends on."""
+    """Python and the packages a run depends on, and which pairs of torch and triton the test-suite is run with."""
     from palora.engine.environment import PACKAGES, version
+    from palora_kernels.versions import TESTED
 
     found = [(name, version(name) or "not installed") for name in PACKAGES]
-    return [("python", platform.python_version()), *found]
+    pairs = ", ".join(f"{torch} + {triton}" for torch, triton in TESTED)
+    here = str(version("torch")).split("+")[0], version("triton")
+    said = "this pair is one of them" if here in TESTED else "this pair is none of them"
+    return [("python", platform.python_version()), *found, ("tested pairs", f"torch + triton {pairs}; {said}")]
 
 
 def machine() -> list[tuple[str, str]]:

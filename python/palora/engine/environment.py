@@ -12,7 +12,7 @@ import torch
 
 import palora
 
-PACKAGES = ("palora", "torch", "numpy", "moocore", "safetensors", "matplotlib", "rich", "typer")
+PACKAGES = ("palora", "torch", "triton", "numpy", "moocore", "safetensors", "matplotlib", "rich", "typer")
 
 
 def describe() -> dict[str, Any]:
