@@ -86,7 +86,8 @@ def linear(
         return "factored" if forced in ("split", "library") and backend != "triton" else forced
     if backend == "triton":
         measured = _measured(like, "linear", shared, rays=rays, n=n, K=K, O=O, R=R)
-        return measured or _linear_on_gpu(rays, n, K, O, R, shared)
+        exact = like is not None and _in_full_float32(like.dtype)
+        return measured or _linear_on_gpu(rays, n, K, O, R, shared, exact)
     if shared:
         return "factored"  # one base product and one S for all rays: nothing to gain from M weights
     if backend == "native" and R < 48:
@@ -126,19 +127,35 @@ _LAUNCH = 6_000_000  # bytes that could be moved while one more kernel starts
 _ITEM = 2
 _FUSED_COLUMNS = 64  # of S beside a tile, the most that triton.linear_product takes
 _TILE = 128
-_POINTERS = 0.7  # of cuBLAS's speed, what the products of our kernels reach: read from their instructions, not measured
+_POINTERS = (
+    0.7  # of cuBLAS's speed, what the products of our kernels reach: 0.68 to 0.79 forward, 4096 x 4096, bfloat16
+)
+_MERGING = 85  # a multiply-add of the merge kernel, in float32 on scalar units, over one of the tensor cores
+_EXACT = 2**27  # multiply-adds of a float32 product from which cuBLAS wins: its own is 5 to 7 times as fast as ours
 
 
 def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:
     return max(_ITEM * traffic, 2 * multiply_adds / _RIDGE) + launches * _LAUNCH
 
 
-def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool) -> str:
+@torch.compiler.assume_constant_result
+def _in_full_float32(dtype: torch.dtype) -> bool:
+    return configs.kind(dtype) == "ieee"
+
+
+def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool, exact: bool) -> str:
     """One launch with S recomputed for every column of tiles; S in a launch of its own; cuBLAS after both of the
-    adapters' products; or merged weights. What is compared is the forward: dX costs the same with K and O swapped."""
+    adapters' products; or merged weights. ``exact``: in float32 without tf32.
+
+    The constants and the first two rules are from results/gpu-check (H100 and H200).
+    """
     if shared:
         return "factored" if R <= _FUSED_COLUMNS else "split"
     rows = rays * n
+    if exact and rows * K * O >= _EXACT:
+        return "library"
+    if rows <= 1024 and K * O >= 2**22:  # W is all the traffic: level forward, and cuBLAS reads it faster backward
+        return "library"
     traffic, products = rows * (K + O) + K * O, rows * K * O
     costs = {
         "factored": _cost(traffic, (products + rows * R * (K * -(-O // _TILE) + O)) / _POINTERS),
@@ -146,7 +163,7 @@ def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool) -> s
         # X is read for S, and Y written once more and read once more.
         "library": _cost(rows * K, rows * K * R) + _cost(rows * O, rows * R * O) + _cost(traffic + rows * O, products),
         # M weights are written and read, and R multiply-adds make each of their values.
-        "merged": _cost(traffic + 2 * rays * K * O, products + rays * K * O * R, launches=2),
+        "merged": _cost(traffic + 2 * rays * K * O, products + rays * K * O * R * _MERGING, launches=2),
     }
     if R > _FUSED_COLUMNS:
         del costs["factored"]

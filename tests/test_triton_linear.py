@@ -20,6 +20,7 @@ from palora_kernels.triton import availability
 
 pytest.importorskip("triton")
 from palora_kernels.triton import configs, linear_combine, linear_product, linear_rays
+from palora_kernels.triton import linear as triton_linear
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.launch import recording
 
@@ -291,6 +292,15 @@ def test_autocast(device: str) -> None:
     assert all(v.grad is not None and v.grad.dtype == torch.float32 for v in case.values())
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_library_with_many_rows(shared: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From some rows on the backward of `library` is made of the library's products alone."""
+    monkeypatch.setattr(triton_linear, "_MANY_ROWS", 1)
+    case = linear_case(3, 5, 19, 18, 2, 3, shared=shared)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_triton_equals_definition("linear", case, dtype, "library", device=device, shared=shared)
+
+
 # ------------------------------------------------------------------------------------------- plans and configurations
 
 
@@ -299,8 +309,11 @@ def test_plans_on_a_gpu() -> None:
     assert plans.linear(5, 256, 468, 256, 2, False, "triton") == "factored"
     assert plans.linear(5, 256, 468, 256, 2, True, "triton") == "factored"
     assert plans.linear(5, 256, 468, 256, 128, True, "triton") == "split"
-    assert plans.linear(2, 65536, 4096, 4096, 512, False, "triton") == "merged"
-    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton") == "factored"  # W is all the traffic
+    assert plans.linear(2, 65536, 4096, 4096, 512, False, "triton") == "library"
+    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton") == "library"  # W is all the traffic
+    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton", torch.empty(0)) == "library"
+    assert plans.linear(5, 256, 256, 256, 2, False, "triton", torch.empty(0)) == "factored"
+    assert plans.linear(5, 256, 512, 512, 2, False, "triton", torch.empty(0)) == "library"  # float32 on scalar units
     assert plans.linear(5, 256, 1024, 1024, 16, False, "triton") == "factored"  # launches cost more than cuBLAS saves
     assert plans.linear(64, 8, 4096, 4096, 48, False, "triton") == "library"
     assert plans.linear(5, 512, 2048, 2048, 16, False, "triton") == "library"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from palora_kernels.eager.factors import Needs
 from palora_kernels.eager.linear import Gradients
+from palora_kernels.eager.linear import factored_backward as eager_backward
 from palora_kernels.triton import (
     linear_dense,
     linear_library,
@@ -140,6 +141,11 @@ def _empty(
     return dx, dweight, dbias, [dA, dB] if dA is not None and dB is not None else None, dlam
 
 
+# From here on the library's products for dA and dB, too, are faster than ours: 470 against 620 us for 4,096 rows of a
+# 4096 x 4096 layer on an H200, 200 against 420 us for 5,120 rows of 2048 x 2048; at 320 rows it is the other way round.
+_MANY_ROWS = 1024
+
+
 def library_backward(
     grad: Tensor,
     x: Tensor,
@@ -154,6 +160,8 @@ def library_backward(
 ) -> Gradients:
     if grad.numel() == 0 or x.numel() == 0:
         return _empty(grad, x, weight, A, B, lam, bias_dims, needs)
+    if grad.shape[0] >= _MANY_ROWS:
+        return eager_backward(grad, x, weight, A, B, lam, S, bias_dims, shared, needs)
     return linear_library.backward(grad, x, weight, A, B, lam, S, bias_dims, shared, needs)
 
 
