@@ -1,9 +1,9 @@
 """A pytest plugin: no test reads or writes the folder pytest was started in, HOME, or the user's caches.
 
 Every test runs in an empty folder of its own, and HOME is an empty folder that the processes of a run share, so that
-what one of them prepared or compiled need not be made again. What is kept from run to run lies in pytest's own cache,
-`.pytest_cache`: the C++ extension, and the examples that hypothesis found. PALORA_DATA stays: it names data sets that
-are only read.
+what one of them prepared need not be made again. What is kept from run to run lies in pytest's own cache,
+`.pytest_cache`: the C++ extension, what Triton compiled, and the examples that hypothesis found; the first two are
+stored under a hash of all they depend on. PALORA_DATA stays: it names data sets that are only read.
 
 The run fails if something appeared in the user's places all the same: by an absolute path, or from a process that was
 started without the variables. Under xdist the process that starts the workers makes the folders, and looks when the
@@ -58,7 +58,7 @@ def _environment(config: pytest.Config, folder: Path) -> dict[str, str]:
         FOLDER: str(folder),
         "HOME": str(folder / "home"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "TRITON_CACHE_DIR": str(kept / "triton"),
         "TORCH_EXTENSIONS_DIR": str(kept / "torch_extensions"),
         "HYPOTHESIS_STORAGE_DIRECTORY": str(kept / "hypothesis"),
         "PYTHONUSERBASE": site.getuserbase(),  # packages installed there are still found
