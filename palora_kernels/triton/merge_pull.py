@@ -84,7 +84,7 @@ def pull_low_rank(
         # H200, at one tap, R <= 16 and several tiles a program. Whole rows need no remainder, and their loads are 16
         # bytes wide without it.
         col = walked if ONE_TAP else walked % per_tap * taps + walked // per_tap
-        col_ok = walked < q if MATRICISED else (walked < per_tap * taps) & (col < q)
+        col_ok = walked < q if ONE_TAP else (walked < per_tap * taps) & (col < q)
         ok = row_ok[:, None] & col_ok[None, :]
         viewed = row.to(tl.int64)[:, None] * q + col[None, :]  # place in (O, channels, taps)
         if MATRICISED:
