@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from palora_kernels.triton import catalog
-from palora_kernels.triton.aot import TARGETS, amdgcn, ir, loops, sass
+from palora_kernels.triton.aot import TARGETS, amdgcn, ir, loops, ptx, sass
 from palora_kernels.triton.aot.building import Finding
 from palora_kernels.triton.aot.code import Code
 from palora_kernels.triton.aot.gate import faults
@@ -170,6 +170,26 @@ def test_the_listing_of_nvdisasm_is_read() -> None:
     assert code.spills == 2
     assert code.widest_load == 16
     assert code.macs == {"HMMA.16816.F32.BF16": 2048}
+
+
+# By Triton 3.6 for sm_90: column (tid % 8) * 4 as the upper half of a register, tid << 31 as the lower.
+PTX = """
+	and.b32 	%r13, %r5, 7;
+	mul.wide.u32 	%rd67, %r5, 2147483648;
+	cvt.u64.u32 	%rd68, %r13;
+	shl.b64 	%rd69, %rd68, 34;
+	or.b64 	%rd70, %rd67, %rd69;
+	mov.b64 	{_, %r15}, %rd70;
+"""
+
+
+def test_numbers_that_run_into_each_other_are_found() -> None:
+    assert ptx.mixed_halves(PTX) == 1
+    assert ptx.mixed_halves(PTX.replace("2147483648", "-2147483648")) == 1
+    assert ptx.mixed_halves(PTX.replace("2147483648", "32768")) == 0  # 10 bits of a thread's number stay below 2^32
+    assert ptx.mixed_halves(PTX.replace("mul.wide.u32 	%rd67, %r5, 2147483648", "cvt.u64.u32 	%rd67, %r5")) == 0
+    assert ptx.mixed_halves(PTX.replace("mov.b64 	{_, %r15}, %rd70", "st.global.b64 	[%rd1], %rd70")) == 0
+    assert faults(finding(mixed=1), TARGETS["sm_80"]) == ["miscompiled: in 1 registers one number runs into another"]
 
 
 def test_a_frame_that_nothing_touches_is_none() -> None:

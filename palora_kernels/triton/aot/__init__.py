@@ -8,6 +8,7 @@ Files
     targets    the GPUs, and how much shared memory a block may use there
     building   one variant for one target: Triton's own compiler, its cache
     sass       NVIDIA's machine code: registers, spills, tensor cores, loads, the main loop
+    ptx        a miscompilation of LLVM's that shows before the machine code
     amdgcn     AMD's
     loops      instructions per tile against the floor
     gate       which findings are faults

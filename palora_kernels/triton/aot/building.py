@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from palora_kernels.triton.aot import amdgcn, ir, loops, sass
+from palora_kernels.triton.aot import amdgcn, ir, loops, ptx, sass
 from palora_kernels.triton.aot.targets import Target
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import FP_FUSION
@@ -20,6 +20,7 @@ class Finding:
     spills         instructions that touch spilled registers, STL and LDL (AMD: spilled registers)
     stack          bytes of local (AMD: scratch) memory per thread
     shared         bytes of shared memory per block
+    mixed          registers whose two numbers run into each other, see `ptx.mixed_halves` (AMD: not looked for)
     expected       a product of the kernel is one for tensor cores: bfloat16, float16 or tf32
     missed         such products that the compiler gave to ordinary multiply-adds, by place in the source
     tensor         tensor-core instructions in the code by kind: mma, wgmma, tcgen05, mfma
@@ -37,6 +38,7 @@ class Finding:
     spills: int = 0
     stack: int = 0
     shared: int = 0
+    mixed: int = 0
     expected: bool = False
     missed: tuple[str, ...] = ()
     tensor: dict[str, int] | None = None
@@ -87,6 +89,8 @@ def examine(variant: Variant, target: Target) -> Finding:
     finding.expected = bool(wanted)
     spread = ir.places_without_tensor_cores(compiled.asm["ttgir"])
     finding.missed = tuple(sorted((wanted | {ir.UNKNOWN}) & spread)) if wanted else ()
+    if target.backend == "cuda":
+        finding.mixed = ptx.mixed_halves(compiled.asm["ptx"])
     code = sass.read(compiled) if target.backend == "cuda" else amdgcn.read(compiled)
     finding.registers, finding.spills, finding.stack = code.registers, code.spills, code.stack
     finding.tensor = {kind: count for kind, count in code.tensor.items() if count}

@@ -21,6 +21,8 @@ def faults(finding: Finding, target: Target) -> list[str]:
         found.append(f"spills: {finding.spills} instructions or registers, {finding.stack} bytes of stack")
     if finding.shared > target.shared:
         found.append(f"shared memory: {finding.shared} bytes of {target.shared}")
+    if finding.mixed:
+        found.append(f"miscompiled: in {finding.mixed} registers one number runs into another")
     if finding.missed:
         found.append(f"products without tensor cores: {', '.join(finding.missed)}")
     if finding.expected and not any((finding.tensor or {}).get(kind) for kind in TENSOR[target.backend]):
