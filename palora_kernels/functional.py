@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from palora_kernels import checks, gradients, plans, reference  # noqa: F401  (gradients registers autograd)
+from palora_kernels import checks, direct, plans, reference
 from palora_kernels.backends import resolve, under_functorch
 from palora_kernels.eager.conv import memory_format
 from palora_kernels.native import linear as native_linear
@@ -40,6 +43,21 @@ def _backend(backend: str | None, x: Tensor) -> str:
     return "reference"
 
 
+def _known(
+    op: str, backend: str | None, tensors: Sequence[Tensor | None], options: Sequence[Any]
+) -> tuple[direct.Call | None, Sequence[Tensor | None], Hashable | None]:
+    """What is known of a call from an earlier one: (the call, the tensors it takes, the key to settle it under)."""
+    if not direct.serves(backend, tensors):
+        return None, tensors, None
+    given = tensors[-1]
+    ready = [*_autocast(*tensors[:-1]), given]
+    x, lam = ready[0], given
+    if x is not None and lam is not None:
+        ready[-1] = _lam(lam, x)
+    key = direct.key(op, backend, ready, (*options, None if lam is None else lam.dtype))
+    return direct.settled(key), ready, key
+
+
 def linear(
     x: Tensor,
     weight: Tensor | None,
@@ -72,6 +90,9 @@ def linear(
         ValueError, TypeError: shapes, dtypes or devices that do not fit, by name.
         RuntimeError: a backend that was named and cannot run.
     """
+    call, ready, key = _known("linear", backend, (x, weight, bias, A, B, lam), (shared,))
+    if call is not None:
+        return _by_rows(call, ready, shared, A.shape[1])
     checks.ranks(
         weight=(weight, (2,), "(O, K)"),
         bias=(bias, (1, 2), "(O,) or (M, O)"),
@@ -93,7 +114,10 @@ def linear(
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         R = A.shape[0] * A.shape[2]
         plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name, x)
-        if (name, plan) == ("native", "factored") and native_linear.plain(rows, weight, bias, A, B, lam):
+        call = direct.settle(key, "linear", f"{name}.{plan}", (shared,))
+        if call is not None:
+            y = call(rows, weight, bias, A, B, lam)
+        elif (name, plan) == ("native", "factored") and native_linear.plain(rows, weight, bias, A, B, lam):
             y = native_linear.with_gradient(rows, weight, bias, A, B, lam, shared)
         else:
             y, _ = torch.ops.palora.linear(rows, weight, bias, A, B, lam, shared, f"{name}.{plan}")
@@ -114,6 +138,9 @@ def linear_delta(
 
     ``D`` is (T, O, K); ``weight=None`` leaves the ensemble of PaMaL, ``sum_t lam[m, t] D_t``. Else as `linear`.
     """
+    call, ready, key = _known("linear_delta", backend, (x, weight, bias, D, lam), (shared,))
+    if call is not None:
+        return _by_rows(call, ready, shared, D.shape[1])
     checks.ranks(
         weight=(weight, (2,), "(O, K)"),
         bias=(bias, (1, 2), "(O,) or (M, O)"),
@@ -133,8 +160,23 @@ def linear_delta(
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         elements = D.shape[0] + (weight is not None)
         plan = plans.linear_delta(lam.shape[0], n, elements, shared, D.shape[2], D.shape[1], name, x)
-        y = torch.ops.palora.linear_delta(rows, weight, bias, D, lam, shared, f"{name}.{plan}")
+        call = direct.settle(key, "linear_delta", f"{name}.{plan}", (shared,))
+        if call is not None:
+            y = call(rows, weight, bias, D, lam)
+        else:
+            y = torch.ops.palora.linear_delta(rows, weight, bias, D, lam, shared, f"{name}.{plan}")
     return y if x.dim() == 2 else y.view(_samples(x, lam, shared), *x.shape[1:-1], D.shape[1])
+
+
+def _by_rows(call: direct.Call, tensors: Sequence[Tensor | None], shared: bool, outputs: int) -> Tensor:
+    """A known call of a linear layer, whose x may have more than two dimensions."""
+    x, *others = tensors
+    assert x is not None
+    if x.dim() == 2:
+        return call(x, *others)
+    lam = others[-1]
+    assert lam is not None
+    return call(x.reshape(-1, x.shape[-1]), *others).view(_samples(x, lam, shared), *x.shape[1:-1], outputs)
 
 
 def _samples(x: Tensor, lam: Tensor, shared: bool) -> int:
@@ -185,6 +227,10 @@ def conv2d(
     Returns:
         (M*n, O, Ho, Wo), ray-major.
     """
+    options = (stride, padding, dilation, groups, shared)
+    call, ready, key = _known("conv2d", backend, (x, weight, bias, A, B, lam), options)
+    if call is not None:
+        return call(*ready)
     checks.ranks(
         x=(x, (4,), "(P, C, H, W)"),
         weight=(weight, (4,), "(O, C/groups, kh, kw)"),
@@ -210,6 +256,9 @@ def conv2d(
     if name == "reference":
         return reference.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared)
     plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared, A), like=x)
+    call = direct.settle(key, "conv2d", f"{name}.{plan}", (shape, *geometry, groups, shared))
+    if call is not None:
+        return call(x, weight, bias, A, B, lam)
     return torch.ops.palora.conv2d(x, weight, bias, A, B, lam, shape, *geometry, groups, shared, f"{name}.{plan}")
 
 
@@ -228,6 +277,10 @@ def conv2d_delta(
     backend: str | None = None,
 ) -> Tensor:
     """M rays of a convolution with arbitrary kernel deltas D (T, O, C/groups, kh, kw); else as `conv2d`."""
+    options = (stride, padding, dilation, groups, shared)
+    call, ready, key = _known("conv2d_delta", backend, (x, weight, bias, D, lam), options)
+    if call is not None:
+        return call(*ready)
     checks.ranks(
         x=(x, (4,), "(P, C, H, W)"),
         weight=(weight, (4,), "(O, C/groups, kh, kw)"),
@@ -246,6 +299,9 @@ def conv2d_delta(
     if name == "reference":
         return reference.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared)
     plan = plans.conv2d(_conv_call(name, x, weight, shape, lam, geometry, groups, shared), "conv2d_delta", x)
+    call = direct.settle(key, "conv2d_delta", f"{name}.{plan}", (*geometry, groups, shared))
+    if call is not None:
+        return call(x, weight, bias, D, lam)
     return torch.ops.palora.conv2d_delta(x, weight, bias, D, lam, *geometry, groups, shared, f"{name}.{plan}")
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from palora_kernels.eager.conv import Geometry, memory_format
 from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
 from palora_kernels.implementations import pair
+from palora_kernels.triton import replay
 
 LIBRARY = torch.library.Library("palora", "DEF")
-KEEP_S = ("factored", "split")  # the plans of `linear` whose forward keeps S = X B^T for the backward
+KEEP_S = ("factored", "split", "library")  # the plans of `linear` whose forward keeps S = X B^T for the backward
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 _TAIL = "bool shared, str plan"
@@ -36,6 +37,26 @@ def _pack(x: Tensor, gradients: Any, count: int) -> list[Tensor]:
     """Gradients as a list without gaps: what was not asked for is an empty tensor."""
     dx, dweight, dbias, factors, dlam = gradients
     return [x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam)]
+
+
+def _packed(backward: Callable[..., Any], count: int) -> Callable[..., list[Tensor]]:
+    """What the operator returns, where ``backward`` returns gradients of ``count`` factors as the plans do."""
+
+    def packed(grad: Tensor, x: Tensor, *rest: Any) -> list[Tensor]:
+        return _pack(x, backward(grad, x, *rest), count)
+
+    return packed
+
+
+def _remembered(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
+    """The same, but what a Triton plan chose and built for equal layouts of its first arguments is not done again."""
+
+    def call(*arguments: Any) -> Any:
+        if arguments[-1].startswith("triton."):
+            return replay.perform(function, arguments[:tensors], arguments[tensors:])
+        return function(*arguments)
+
+    return call
 
 
 def _fake_gradients(
@@ -80,10 +101,10 @@ def _linear_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, share
     return y, x.new_empty(x.shape[0], A.shape[0] * A.shape[2]) if keeps else x.new_empty(0)
 
 
-def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> list[Tensor]:
+def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> Any:
     bias_dims, needs, shared, plan = call
     _, backward = pair("LOW_RANK", plan, x.device.type)
-    return _pack(x, backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs)), count=2)
+    return backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs))
 
 
 def _linear_backward_fake(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> list[Tensor]:
@@ -104,10 +125,10 @@ def _linear_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared:
     return x.new_empty(_rows(x, lam, shared), D.shape[1])
 
 
-def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Any:
     bias_dims, needs, shared, plan = call
     _, backward = pair("DENSE", plan, x.device.type)
-    return _pack(x, backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs)), count=1)
+    return backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs))
 
 
 def _linear_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
@@ -142,12 +163,10 @@ def _conv_fake(x: Tensor, lam: Tensor, shape: Any, layout: torch.memory_format, 
     return _empty(x, [_rows(x, lam, shared), shape[0], *size], layout)
 
 
-def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> list[Tensor]:
+def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> Any:
     *geometry, bias_dims, needs, shared, plan = call
     _, backward = pair("CONV", plan, x.device.type)
-    count = 1 if isinstance(factors, Dense) else 2
-    found = backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), Geometry(*geometry), layout)
-    return _pack(x, found, count=count)
+    return backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), Geometry(*geometry), layout)
 
 
 def _conv_backward_fake(
@@ -166,7 +185,7 @@ def _conv2d_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shape
     return _conv_fake(x, lam, shape, _layout(x, weight), *call)
 
 
-def _conv2d_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> list[Tensor]:
+def _conv2d_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> Any:
     return _conv_backward(grad, x, weight, LowRank(A, B, shape), lam, _layout(x, weight), *call)
 
 
@@ -184,7 +203,7 @@ def _conv2d_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, *call: 
     return _conv_fake(x, lam, D.shape[1:], _layout(x, weight, D), *call)
 
 
-def _conv2d_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+def _conv2d_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Any:
     return _conv_backward(grad, x, weight, Dense(D), lam, _layout(x, weight, D), *call)
 
 
@@ -193,41 +212,59 @@ def _conv2d_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any
 
 
 _SHAPE = "SymInt[] shape, "
-_define("linear", f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor, Tensor)", _linear, _linear_fake)
+_define(
+    "linear",
+    f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor, Tensor)",
+    _remembered(_linear, 6),
+    _linear_fake,
+)
 _define(
     "linear_backward",
     f"({_BACK}Tensor A, Tensor B, Tensor lam, Tensor S, {_MASK}{_TAIL}) -> Tensor[]",
-    _linear_backward,
+    _packed(_remembered(_linear_backward, 7), 2),
     _linear_backward_fake,
 )
-_define("linear_delta", f"({_HEAD}Tensor D, Tensor lam, {_TAIL}) -> Tensor", _linear_delta, _linear_delta_fake)
+_define(
+    "linear_delta",
+    f"({_HEAD}Tensor D, Tensor lam, {_TAIL}) -> Tensor",
+    _remembered(_linear_delta, 5),
+    _linear_delta_fake,
+)
 _define(
     "linear_delta_backward",
     f"({_BACK}Tensor D, Tensor lam, {_MASK}{_TAIL}) -> Tensor[]",
-    _linear_delta_backward,
+    _packed(_remembered(_linear_delta_backward, 5), 1),
     _linear_delta_backward_fake,
 )
 _define(
     "conv2d",
     f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_TAIL}) -> Tensor",
-    _conv2d,
+    _remembered(_conv2d, 6),
     _conv2d_fake,
 )
 _define(
     "conv2d_backward",
     f"({_BACK}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
-    _conv2d_backward,
+    _packed(_remembered(_conv2d_backward, 6), 2),
     _conv2d_backward_fake,
 )
 _define(
     "conv2d_delta",
     f"({_HEAD}Tensor D, Tensor lam, {_GEOMETRY}{_TAIL}) -> Tensor",
-    _conv2d_delta,
+    _remembered(_conv2d_delta, 5),
     _conv2d_delta_fake,
 )
 _define(
     "conv2d_delta_backward",
     f"({_BACK}Tensor D, Tensor lam, {_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
-    _conv2d_delta_backward,
+    _packed(_remembered(_conv2d_delta_backward, 5), 1),
     _conv2d_delta_backward_fake,
 )
+
+# Forward and backward of each op, without the dispatcher: backwards return the gradients as the plans do.
+FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "linear": (_linear, _linear_backward),
+    "linear_delta": (_linear_delta, _linear_delta_backward),
+    "conv2d": (_conv2d, _conv2d_backward),
+    "conv2d_delta": (_conv2d_delta, _conv2d_delta_backward),
+}

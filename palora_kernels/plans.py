@@ -19,10 +19,10 @@ from palora_kernels.triton import configs, tuning
 _FORCED: dict[str, str] = {}
 
 ALGORITHMS = {
-    "linear": ("factored", "split", "merged"),
+    "linear": ("factored", "split", "library", "merged"),
     "linear_delta": ("merged", "basis"),
-    "conv2d": ("merged", "basis", "factored", "direct", "tiled"),
-    "conv2d_delta": ("merged", "basis", "direct", "tiled"),
+    "conv2d": ("merged", "library", "basis", "factored", "direct", "tiled"),
+    "conv2d_delta": ("merged", "library", "basis", "direct", "tiled"),
 }
 
 
@@ -45,6 +45,10 @@ def force(**algorithms: str) -> Iterator[None]:
         _FORCED.update(before)
 
 
+def forced(op: str) -> str | None:
+    return _FORCED.get(op)
+
+
 @torch.compiler.assume_constant_result
 def _any_measured(device: torch.device) -> bool:
     return tuning.trial() is not None or len(tuning.of(device).plans) > 0
@@ -52,7 +56,8 @@ def _any_measured(device: torch.device) -> bool:
 
 @torch.compiler.assume_constant_result
 def _entry(device: torch.device, dtype: torch.dtype, key: str) -> str | None:
-    name = f"{configs.kind(dtype)} {key}"
+    kind = configs.conv_kind(dtype) if key.startswith("conv") else configs.kind(dtype)
+    name = f"{kind} {key}"
     trial = tuning.trial()
     if trial is not None:
         trial.plans.append(name)
@@ -77,10 +82,12 @@ def linear(
     """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product."""
     if "linear" in _FORCED:
         forced = _FORCED["linear"]
-        return "factored" if forced == "split" and backend != "triton" else forced  # nothing else is fused
+        # Elsewhere nothing is fused, and the base products are the library's already.
+        return "factored" if forced in ("split", "library") and backend != "triton" else forced
     if backend == "triton":
         measured = _measured(like, "linear", shared, rays=rays, n=n, K=K, O=O, R=R)
-        return measured or _linear_on_gpu(rays, n, K, O, R, shared)
+        exact = like is not None and _in_full_float32(like.dtype)
+        return measured or _linear_on_gpu(rays, n, K, O, R, shared, exact)
     if shared:
         return "factored"  # one base product and one S for all rays: nothing to gain from M weights
     if backend == "native" and R < 48:
@@ -120,23 +127,43 @@ _LAUNCH = 6_000_000  # bytes that could be moved while one more kernel starts
 _ITEM = 2
 _FUSED_COLUMNS = 64  # of S beside a tile, the most that triton.linear_product takes
 _TILE = 128
+_POINTERS = (
+    0.7  # of cuBLAS's speed, what the products of our kernels reach: 0.68 to 0.79 forward, 4096 x 4096, bfloat16
+)
+_MERGING = 85  # a multiply-add of the merge kernel, in float32 on scalar units, over one of the tensor cores
+_EXACT = 2**27  # multiply-adds of a float32 product from which cuBLAS wins: its own is 5 to 7 times as fast as ours
 
 
 def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:
     return max(_ITEM * traffic, 2 * multiply_adds / _RIDGE) + launches * _LAUNCH
 
 
-def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool) -> str:
-    """One launch with S recomputed for every column of tiles; S in a launch of its own; or merged weights."""
+@torch.compiler.assume_constant_result
+def _in_full_float32(dtype: torch.dtype) -> bool:
+    return configs.kind(dtype) == "ieee"
+
+
+def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool, exact: bool) -> str:
+    """One launch with S recomputed for every column of tiles; S in a launch of its own; cuBLAS after both of the
+    adapters' products; or merged weights. ``exact``: in float32 without tf32.
+
+    The constants and the first two rules are from results/gpu-check (H100 and H200).
+    """
     if shared:
         return "factored" if R <= _FUSED_COLUMNS else "split"
     rows = rays * n
+    if exact and rows * K * O >= _EXACT:
+        return "library"
+    if rows <= 1024 and K * O >= 2**22:  # W is all the traffic: level forward, and cuBLAS reads it faster backward
+        return "library"
     traffic, products = rows * (K + O) + K * O, rows * K * O
     costs = {
-        "factored": _cost(traffic, products + rows * R * (K * -(-O // _TILE) + O)),
-        "split": _cost(traffic + rows * K, products + rows * R * (K + O), launches=2),
+        "factored": _cost(traffic, (products + rows * R * (K * -(-O // _TILE) + O)) / _POINTERS),
+        "split": _cost(traffic + rows * K, (products + rows * R * (K + O)) / _POINTERS, launches=2),
+        # X is read for S, and Y written once more and read once more.
+        "library": _cost(rows * K, rows * K * R) + _cost(rows * O, rows * R * O) + _cost(traffic + rows * O, products),
         # M weights are written and read, and R multiply-adds make each of their values.
-        "merged": _cost(traffic + 2 * rays * K * O, products + rays * K * O * R, launches=2),
+        "merged": _cost(traffic + 2 * rays * K * O, products + rays * K * O * R * _MERGING, launches=2),
     }
     if R > _FUSED_COLUMNS:
         del costs["factored"]
@@ -181,6 +208,8 @@ class Conv:
     def offers(self, algorithm: str) -> bool:
         if algorithm == "factored":
             return self.matricised and self.groups == 1
+        if algorithm == "library":
+            return self.backend == "triton"  # the merged plan of the others is the library's
         if algorithm == "direct":
             return self.in_cpp and self.shared and self.groups == 1
         if algorithm == "tiled":
@@ -223,7 +252,8 @@ def conv2d(call: Conv, op: str = "conv2d", like: Tensor | None = None) -> str:
 
 
 def _conv2d_on_gpu(call: Conv) -> str:
-    """M kernels in one launch; or the library's convolution with more channels, and a pass over its maps.
+    """M kernels, convolved in one launch or by the library in M; or the library's convolution with more channels, and a
+    pass over its maps.
 
     ``traffic`` leaves out what all plans read, the images and W.
     """
@@ -234,7 +264,8 @@ def _conv2d_on_gpu(call: Conv) -> str:
     tiled = call.rays * -(-ray_rows // 16) * 16  # a tile holds rows of one ray, 16 at least
     weights = call.rays * K * O
     costs = {
-        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O),
+        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O / _POINTERS),
+        "library": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, rows * K * O, launches=call.rays),
         "factored": _cost(seen * (O + R), seen * K * (O + R)) + _cost(seen * (O + R) + rows * O, rows * R * O),
         "basis": _cost(seen * E * O, seen * K * E * O) + _cost(seen * E * O + rows * O, 0) + _cost(E * K * O, 0),
     }

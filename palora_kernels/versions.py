@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,17 +33,18 @@ _NAMED_PRECISION = TORCH >= (2, 9)
 def matmul_in_tf32() -> bool:
     """Whether the user lets float32 matrix products on CUDA round to tf32."""
     matmul: Any = torch.backends.cuda.matmul
-    return bool(matmul.fp32_precision == "tf32" if _NAMED_PRECISION else matmul.allow_tf32)
+    return _named("matmul") == "tf32" if _NAMED_PRECISION else bool(matmul.allow_tf32)
 
 
-@contextmanager
-def convolutions_in(precision: str) -> Iterator[None]:
-    """Inside, cuDNN's float32 convolutions run in "ieee" or "tf32". The setting is the process's: hold a lock."""
-    owner: Any = torch.backends.cudnn.conv if _NAMED_PRECISION else torch.backends.cudnn  # type: ignore[attr-defined]
-    name = "fp32_precision" if _NAMED_PRECISION else "allow_tf32"
-    before = getattr(owner, name)
-    try:
-        setattr(owner, name, precision if _NAMED_PRECISION else precision == "tf32")
-        yield
-    finally:
-        setattr(owner, name, before)
+def convolutions_in_tf32() -> bool:
+    """Whether the user lets float32 convolutions on CUDA round to tf32: PyTorch's default. MIOpen has no such thing."""
+    if torch.version.hip is not None:
+        return False
+    cudnn: Any = torch.backends.cudnn
+    return _named("conv") == "tf32" if _NAMED_PRECISION else bool(cudnn.allow_tf32)
+
+
+def _named(operation: str) -> str:
+    """What ``torch.backends.cuda.matmul.fp32_precision`` and ``torch.backends.cudnn.conv.fp32_precision`` ask, without
+    the several microseconds that they take to get there: every call on a GPU asks."""
+    return str(torch._C._get_fp32_precision_getter("cuda", operation))

@@ -18,6 +18,10 @@ import torch
 
 pytest_plugins = ["isolation"]
 
+# Kernels are compared with the exact definition. What PyTorch allows convolutions unless told otherwise is tested where
+# it is meant.
+torch.backends.cudnn.allow_tf32 = False
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 if DEVICE == "cpu":
@@ -63,6 +67,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    """No test takes launches from the memory of another, which may have changed what they depend on."""
+    from palora_kernels import direct
+    from palora_kernels.triton import replay
+
+    direct.forget()
+    replay.forget()
 
 
 @pytest.fixture(scope="session")

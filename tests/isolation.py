@@ -1,13 +1,13 @@
 """A pytest plugin: no test reads or writes the folder pytest was started in, HOME, or the user's caches.
 
 Every test runs in an empty folder of its own, and HOME is an empty folder that the processes of a run share, so that
-what one of them prepared or compiled need not be made again. What is kept from run to run lies in pytest's own cache,
-`.pytest_cache`: the C++ extension, and the examples that hypothesis found. PALORA_DATA stays: it names data sets that
-are only read.
+what one of them prepared need not be made again. What is kept from run to run lies in pytest's own cache,
+`.pytest_cache`: the C++ extension, what Triton compiled, and the examples that hypothesis found; the first two are
+stored under a hash of all they depend on. PALORA_DATA stays: it names data sets that are only read.
 
 The run fails if something appeared in the user's places all the same: by an absolute path, or from a process that was
-started without the variables. Under xdist the process
-that starts the workers makes the folders and looks, when the last worker has ended.
+started without the variables. Under xdist the process that starts the workers makes the folders, and looks when the
+last worker has ended.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _environment(config: pytest.Config, folder: Path) -> dict[str, str]:
         FOLDER: str(folder),
         "HOME": str(folder / "home"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
-        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "TRITON_CACHE_DIR": str(kept / "triton"),
         "TORCH_EXTENSIONS_DIR": str(kept / "torch_extensions"),
         "HYPOTHESIS_STORAGE_DIRECTORY": str(kept / "hypothesis"),
         "PYTHONUSERBASE": site.getuserbase(),  # packages installed there are still found
@@ -118,15 +118,15 @@ class Watched:
         environ, started, home = os.environ, config.invocation_params.dir, Path.home()
         caches = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
         settings = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        inductor = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+        inductor = Path(tempfile.gettempdir()) / f"torchinductor_{_user()}"
         self.checkout = config.rootpath
         self.names = {started, home, caches, settings}
         self.contents = {
             *(started / "runs", home / ".cache" / "palora", caches / "palora"),
             Path(environ.get("PALORA_CACHE") or caches / "palora").expanduser(),
-            Path(environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions").expanduser() / "palora",
         }
         self.shared = {
+            Path(environ.get("TORCH_EXTENSIONS_DIR") or caches / "torch_extensions") / "palora",
             Path(environ.get("TORCH_HOME") or caches / "torch"),
             Path(environ.get("TORCHINDUCTOR_CACHE_DIR") or inductor),
             Path(environ.get("TRITON_CACHE_DIR") or Path(environ.get("TRITON_HOME") or home) / ".triton"),
@@ -138,13 +138,20 @@ class Watched:
         """Every path, with its time of change in `contents`; elsewhere 0, for there a person edits files.
 
         Caches that many programs fill, of Triton for one, are watched for their own appearance: any training beside
-        the tests puts something there.
+        the tests, or another checkout that builds its extension, puts something there.
         """
         found = {path: 0 for place in self.names if place.is_dir() for path in place.iterdir()}
         found.update((path, 0) for path in self.shared if path.exists())
         found.update((path, 0) for path in _below(self.checkout))
         found.update((path, _time(path)) for place in self.contents for path in _below(place))
         return {path: time for path, time in found.items() if path.name not in NOT_WATCHED}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "nobody"
 
 
 def _below(place: Path) -> list[Path]:

@@ -62,7 +62,7 @@ def test_the_working_folder_home_and_caches_of_a_test_are_its_own(workers: tuple
     body = (
         "monkeypatch.chdir(tmp_path); monkeypatch.undo(); assert os.listdir() == []; Path('runs').mkdir();"
         "Path('~/.cache/palora').expanduser().mkdir(parents=True, exist_ok=True);"
-        "(Path.home() / 'file').touch(); Path(os.environ['TRITON_CACHE_DIR']).mkdir();"
+        "(Path.home() / 'file').touch(); Path(os.environ['TRITON_CACHE_DIR'], 'x').mkdir(parents=True);"
         "assert not os.environ.keys() & {'PALORA_CACHE', 'XDG_CACHE_HOME'}"
     )
     environment = {"PALORA_CACHE": str(tmp_path / "cache"), "XDG_CACHE_HOME": str(tmp_path / "xdg")}

@@ -33,6 +33,24 @@ def test_training_equals_the_loop(dims: int, options: dict[str, object]) -> None
     assert_stacked_equals_loop(model, torch.randn(NORMS[dims][2], dtype=torch.float64), rays)
 
 
+def test_the_gradients_of_the_rays_are_joined_once() -> None:
+    """Sliced ray by ray, each of M gradients would be as large as the whole batch's."""
+    norm = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7))
+    model = palora.adapt(norm, 2, 1)
+    with palora.at(model, torch.rand(4, 2)):
+        y = model(torch.randn(6, 5))
+    seen, reached = {y.grad_fn}, [y.grad_fn]
+    while reached:
+        for function, _ in reached.pop().next_functions:  # type: ignore[union-attr]
+            if function is not None and function not in seen:
+                seen.add(function)
+                reached.append(function)
+    names = [function.name() for function in seen if function is not None]
+    assert sum("NativeBatchNorm" in name for name in names) == 4
+    assert sum("Split" in name for name in names) == 1
+    assert not any("Slice" in name for name in names)
+
+
 def test_evaluation_uses_running_statistics() -> None:
     model = randomise_adapters(palora.adapt(_net(2), 2, 1))
     with palora.at(model, torch.rand(3, 2)):

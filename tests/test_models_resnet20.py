@@ -18,7 +18,7 @@ import palora
 from palora.errors import PaloraError
 from palora.models import ResNet20
 
-ROOT = Path(os.environ.get("PALORA_DATA") or "no-data")
+ROOT = Path(os.environ.get("PALORA_DATA") or os.devnull)  # below which there is nothing
 WEIGHTS, FACES = ROOT / "pretrained" / "resnet20-12fca82f.th", ROOT / "utkface" / "utkface_64x64.zip"
 
 

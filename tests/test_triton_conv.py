@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_cases import assert_equals_definition, conv_case, convert, run
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import palora_kernels as pk
 from palora_kernels import plans
@@ -29,6 +30,7 @@ pytest.importorskip("triton")
 from palora_kernels.triton import configs, conv, conv_gemm, conv_kernel_gradient, launch, merge, merge_pull
 from palora_kernels.triton.conv_shapes import ConvShape, few
 
+ALGORITHMS = ["merged", "library", "factored", "basis"]
 SMALL = configs.Tile(16, 16, 16, 2, 2)
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
@@ -100,7 +102,7 @@ def check(call: tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool], a
     assert_equals_definition(op, made, dtype, algorithm, tested="triton", **options)
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject) -> None:
@@ -108,7 +110,7 @@ def test_equals_the_definition(algorithm: str, device: str, data: st.DataObject)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_equals_the_definition_everywhere(algorithm: str, device: str, data: st.DataObject) -> None:
@@ -244,13 +246,13 @@ def test_more_than_64_columns(algorithm: str, form: str, device: str) -> None:
     assert_equals_definition("conv2d", case, torch.float32, algorithm, tested="triton")
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_one_preference_a_row(algorithm: str, device: str) -> None:
     case = guarded(conv_case(7, 1, 3, 4, 2, 1, size=(3, 4), bias=2), device)
     assert_equals_definition("conv2d", case, torch.float32, algorithm, tested="triton")
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(
     "channels, outputs, size, channels_last", [(1, 3, (5, 4), False), (3, 1, (5, 4), False), (3, 5, (3, 3), True)]
@@ -274,7 +276,7 @@ def test_strides_are_those_that_the_compiler_expects(
     )
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shared", [False, True])
 def test_only_the_gradients_that_are_needed(algorithm: str, shared: bool, device: str) -> None:
     case = guarded(conv_case(2, 2, 3, 4, 2, 2, size=(4, 3), shared=shared), device)
@@ -301,13 +303,15 @@ def test_only_the_gradients_that_are_needed(algorithm: str, shared: bool, device
                     torch.testing.assert_close(found, full, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("op, algorithm", [("conv2d", "merged"), ("conv2d", "factored"), ("conv2d_delta", "basis")])
+@pytest.mark.parametrize(
+    "op, algorithm", [("conv2d", "merged"), ("conv2d", "library"), ("conv2d", "factored"), ("conv2d_delta", "basis")]
+)
 def test_empty_batch(op: str, algorithm: str, device: str) -> None:
     case = guarded(conv_case(3, 0, 2, 3, 2, 1, form="dense" if op == "conv2d_delta" else "matricised", bias=2), device)
     assert_equals_definition(op, case, torch.float32, algorithm, tested="triton")
 
 
-@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_gradient_of_stride_zero(algorithm: str, device: str) -> None:
     case = convert(guarded(conv_case(2, 2, 3, 4, 2, 2, size=(4, 3)), device), torch.float32)
     with pk.force_plan(conv2d=algorithm):
@@ -339,21 +343,44 @@ def test_all_rays_are_one_launch() -> None:
     ]  # fmt: skip
 
 
-def test_float32_is_exact_unless_matrix_products_are_told_otherwise() -> None:
-    assert torch.backends.cudnn.allow_tf32  # PyTorch's default, which is not the switch
+def test_float32_follows_what_convolutions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch.nn.Conv2d: cuDNN's setting, not that of matrix products."""
 
     def precisions() -> set[str]:
         launches = _meta_launches(torch.float32, 16)
         return {e.arguments["PRECISION"] for e in launches if "PRECISION" in e.arguments}
 
-    assert precisions() == {"ieee", "tf32x3"}  # three tf32 products make one of float32
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    matmul: Any = torch.backends.cuda.matmul
+    matmul.allow_tf32 = True
     try:
-        told = precisions()
+        assert precisions() == {"ieee", "tf32x3"}  # three tf32 products make one of float32
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
-    assert told == {"tf32", "tf32x3"}
+        matmul.allow_tf32 = False
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert precisions() == {"tf32", "tf32x3"}
+    assert configs.kind(torch.float32) == "ieee"
+
+
+@pytest.mark.parametrize("algorithm", ["merged", "factored", "basis"])
+def test_no_setting_is_changed_while_an_op_runs(algorithm: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for a moment: another thread would compute with it."""
+    seen: set[tuple[bool, bool]] = set()
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    forward, backward = conv.CONV[algorithm]
+    case = {name: t.to(device) for name, t in conv_case(2, 1, 4, 4, 2, 1).items()}
+    geometry, layout = Geometry([1, 1], [1, 1], [1, 1], 1), torch.channels_last
+    factors = LowRank(case["A"], case["B"], (4, 4, 3, 3))
+    with Watching():
+        y = forward(case["x"], case["weight"], None, factors, case["lam"], False, geometry, layout)
+        needs = Needs(True, True, False, True, True)
+        backward(y, case["x"], case["weight"], factors, case["lam"], 0, False, needs, geometry, layout)
+    assert seen == {(True, False)}
 
 
 @pytest.mark.parametrize(

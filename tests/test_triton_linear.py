@@ -20,6 +20,7 @@ from palora_kernels.triton import availability
 
 pytest.importorskip("triton")
 from palora_kernels.triton import configs, linear_combine, linear_product, linear_rays
+from palora_kernels.triton import linear as triton_linear
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.launch import recording
 
@@ -27,7 +28,7 @@ if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LOW_RANK = ("factored", "split", "merged")
+LOW_RANK = ("factored", "split", "library", "merged")
 DELTA = ("basis", "merged")
 # So small that a few rows and columns need several tiles, several steps and several splits of every kernel.
 SMALL = Tile(16, 16, 16, 4, 2)
@@ -101,6 +102,43 @@ def test_low_rank(device: str, algorithm: str, shared: bool) -> None:
     assert_triton_equals_definition("linear", case, dtype, algorithm, device=device, shared=shared)
 
 
+@pytest.mark.parametrize(
+    "M, n, r, shared, bias, weight, dtype, layout, grad",
+    [
+        (3, 5, 3, False, 1, True, torch.float32, "transposed", "transposed"),
+        (3, 5, 3, True, 2, True, torch.float16, "padded", "random"),
+        (11, 1, 23, False, 2, True, torch.bfloat16, "padded", "expanded"),  # a preference a row, R = 46
+        (2, 3, 1, False, 0, False, torch.float32, "padded", "random"),
+    ],
+)
+def test_base_products_of_the_library(
+    device: str,
+    M: int,
+    n: int,
+    r: int,
+    shared: bool,
+    bias: int,
+    weight: bool,
+    dtype: torch.dtype,
+    layout: str,
+    grad: str,
+) -> None:
+    case = linear_case(M, n, 19, 18, 2, r, shared=shared, bias=bias, weight=weight)
+    assert_triton_equals_definition(
+        "linear", case, dtype, "library", device=device, layout=layout, grad=grad, shared=shared
+    )
+
+
+def test_the_library_rounds_the_sum_once(device: str) -> None:
+    """1 + 2^-8 from the base product lies between two bfloat16, to be rounded down: the adapters' 2^-12 tip it."""
+    row = torch.tensor([[1.0, 2.0**-8]], dtype=torch.bfloat16, device=device)
+    ones, first = torch.ones_like(row), torch.tensor([[[1.0, 0.0]]], dtype=torch.bfloat16, device=device)
+    lam = torch.full((1, 1), 2.0**-12, device=device)
+    with pk.force_plan(linear="library"):
+        y = pk.linear(row, ones, None, first[..., :1], first, lam, backend="triton")
+    assert y.item() == 1 + 2.0**-7
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_more_columns_than_fit_beside_a_tile(device: str, shared: bool) -> None:
     """R = 66: the fused plan hands over to the split one."""
@@ -160,7 +198,9 @@ def test_layers_of_the_papers(
 # ------------------------------------------------------------------------------------------- what calls may ask for
 
 
-@pytest.mark.parametrize("op, algorithm", [("linear", "factored"), ("linear", "merged"), ("linear_delta", "basis")])
+@pytest.mark.parametrize(
+    "op, algorithm", [("linear", "factored"), ("linear", "library"), ("linear", "merged"), ("linear_delta", "basis")]
+)
 @pytest.mark.parametrize("shared", [False, True])
 def test_no_rows(device: str, op: str, algorithm: str, shared: bool) -> None:
     make = linear_case(3, 0, 5, 4, 2, 2, shared=shared, bias=2) if op == "linear" else None
@@ -168,14 +208,15 @@ def test_no_rows(device: str, op: str, algorithm: str, shared: bool) -> None:
     assert_triton_equals_definition(op, case, torch.float32, algorithm, device=device, shared=shared)
 
 
+@pytest.mark.parametrize("algorithm", ["factored", "library"])
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "A", "lam"])
-def test_only_one_gradient(device: str, wanted: str) -> None:
+def test_only_one_gradient(device: str, wanted: str, algorithm: str) -> None:
     """What is not needed is neither computed nor required of the others."""
     inputs = {k: v.to(device) for k, v in linear_case(2, 3, 6, 5, 2, 2, shared=False).items()}
     expected = {k: v.double() for k, v in inputs.items()}
     for tensors in (inputs, expected):
         tensors[wanted].requires_grad_()
-    with poisoned_memory():
+    with poisoned_memory(), pk.force_plan(linear=algorithm):
         (found,) = torch.autograd.grad(pk.linear(**inputs, backend="triton").sum(), inputs[wanted])
     (want,) = torch.autograd.grad(pk.linear(**expected, backend="reference").sum(), expected[wanted])
     torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-4)
@@ -203,30 +244,31 @@ def test_offsets_beyond_32_bits(device: str) -> None:
     assert torch.equal(pk.linear(**{**case, "x": rows}, backend="triton"), near)
 
 
-def test_compiled_whole(device: str) -> None:
+@pytest.mark.parametrize("algorithm", ["factored", "library"])
+def test_compiled_whole(device: str, algorithm: str) -> None:
     """torch.compile(fullgraph=True) sees one op, whose fake has the strides of the real result."""
     case = {k: v.to(device).requires_grad_() for k, v in linear_case(2, 3, 6, 5, 2, 2, shared=False).items()}
 
     def step(**tensors: torch.Tensor) -> torch.Tensor:
         return pk.linear(**tensors, backend="triton").relu()
 
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    found = torch.autograd.grad(compiled(**case).sum(), list(case.values()))
-    expected = torch.autograd.grad(step(**case).sum(), list(case.values()))
+    with pk.force_plan(linear=algorithm):
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+        found = torch.autograd.grad(compiled(**case).sum(), list(case.values()))
+        expected = torch.autograd.grad(step(**case).sum(), list(case.values()))
     for got, want in zip(found, expected, strict=True):
         assert got.stride() == want.stride()
         torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("op", ["linear", "linear_delta"])
-def test_the_op_keeps_its_word(device: str, op: str) -> None:
+@pytest.mark.parametrize("op, algorithm", [("linear", "factored"), ("linear", "library"), ("linear_delta", "basis")])
+def test_the_op_keeps_its_word(device: str, op: str, algorithm: str) -> None:
     """Schema, shapes, strides and autograd registration, by PyTorch's own checker."""
     make = linear_case(2, 2, 3, 4, 2, 1, shared=False) if op == "linear" else None
     case = {k: v.to(device) for k, v in (make or linear_delta_case(2, 2, 3, 4, 2, shared=False)).items()}
-    plan = "triton.factored" if op == "linear" else "triton.basis"
     overload = getattr(torch.ops.palora, op).default
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(overload, (*case.values(), False, plan), test_utils=tests)
+    torch.library.opcheck(overload, (*case.values(), False, f"triton.{algorithm}"), test_utils=tests)
 
 
 def test_float64_is_refused(device: str) -> None:
@@ -250,6 +292,15 @@ def test_autocast(device: str) -> None:
     assert all(v.grad is not None and v.grad.dtype == torch.float32 for v in case.values())
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_library_with_many_rows(shared: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From some rows on the backward of `library` is made of the library's products alone."""
+    monkeypatch.setattr(triton_linear, "_MANY_ROWS", 1)
+    case = linear_case(3, 5, 19, 18, 2, 3, shared=shared)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_triton_equals_definition("linear", case, dtype, "library", device=device, shared=shared)
+
+
 # ------------------------------------------------------------------------------------------- plans and configurations
 
 
@@ -258,8 +309,15 @@ def test_plans_on_a_gpu() -> None:
     assert plans.linear(5, 256, 468, 256, 2, False, "triton") == "factored"
     assert plans.linear(5, 256, 468, 256, 2, True, "triton") == "factored"
     assert plans.linear(5, 256, 468, 256, 128, True, "triton") == "split"
-    assert plans.linear(2, 65536, 4096, 4096, 512, False, "triton") == "merged"
-    assert plans.linear(64, 8, 4096, 4096, 48, False, "triton") in ("factored", "split")
+    assert plans.linear(2, 65536, 4096, 4096, 512, False, "triton") == "library"
+    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton") == "library"  # W is all the traffic
+    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton", torch.empty(0)) == "library"
+    assert plans.linear(5, 256, 256, 256, 2, False, "triton", torch.empty(0)) == "factored"
+    assert plans.linear(5, 256, 512, 512, 2, False, "triton", torch.empty(0)) == "library"  # float32 on scalar units
+    assert plans.linear(5, 256, 1024, 1024, 16, False, "triton") == "factored"  # launches cost more than cuBLAS saves
+    assert plans.linear(64, 8, 4096, 4096, 48, False, "triton") == "library"
+    assert plans.linear(5, 512, 2048, 2048, 16, False, "triton") == "library"
+    assert plans.linear(5, 512, 2048, 2048, 16, True, "triton") == "factored"  # one base product, M cheap ones
     assert plans.linear_delta(5, 256, 3, True, 468, 256, "triton") == "basis"
     assert plans.linear_delta(2, 256, 3, True, 468, 256, "triton") == "merged"
     assert plans.linear_delta(256, 1, 3, False, 1024, 1024, "triton") == "basis"

@@ -99,9 +99,32 @@ def kind(dtype: torch.dtype) -> str:
     return "tf32" if tf32 else "ieee"
 
 
+def is_assumed() -> bool:
+    return _assumed is not None
+
+
+def conv_kind(dtype: torch.dtype) -> str:
+    """As `kind`, for the products of a convolution: these follow torch.backends.cudnn.conv.fp32_precision (or its older
+    form, cudnn.allow_tf32), as torch.nn.Conv2d does, whichever plan serves the layer."""
+    if dtype != torch.float32:
+        return "half"
+    tf32 = versions.convolutions_in_tf32() if _assumed is None else _assumed.tf32
+    return "tf32" if tf32 else "ieee"
+
+
+def switches(dtype: torch.dtype) -> tuple[str, str] | None:
+    """What the process has set that the choices for a dtype depend on."""
+    return (kind(dtype), conv_kind(dtype)) if dtype == torch.float32 else None
+
+
 def precision(dtype: torch.dtype) -> str:
     """The ``input_precision`` of tl.dot; without effect for 16-bit operands."""
     return "tf32" if kind(dtype) == "tf32" else "ieee"
+
+
+def conv_precision(dtype: torch.dtype) -> str:
+    """As `precision`, in a convolution."""
+    return "tf32" if conv_kind(dtype) == "tf32" else "ieee"
 
 
 def exact(target: Target) -> str:

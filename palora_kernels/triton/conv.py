@@ -1,11 +1,17 @@
 """Plans of `conv2d` and `conv2d_delta` on the GPU. All work on NHWC maps; others are copied on the way in and out.
 
-``merged`` forms the kernels of all rays in one launch and convolves all rays in one launch. ``factored`` (matricised
-low-rank kernels, one group) lets the library convolve with [W; B] and adds ``(S o Lam) A^T`` in one launch. ``basis``
-lets it convolve with [W, D_1 .. D_T] and combines the T+1 maps into M in one launch.
+``merged`` forms the kernels of all rays in one launch and convolves all rays in one launch; ``library`` convolves with
+the same kernels ray by ray, with cuDNN. ``factored`` (matricised low-rank kernels, one group) lets the library convolve
+with [W; B] and adds ``(S o Lam) A^T`` in one launch. ``basis`` lets it convolve with [W, D_1 .. D_T] and combines the
+T+1 maps into M in one launch.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +19,17 @@ from torch import Tensor
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.eager.factors import Factors, LowRank, Needs
 from palora_kernels.eager.linear import Gradients, _coefficients
-from palora_kernels.triton import conv_adapters, conv_combine, conv_gemm, conv_library, merge, merge_pull
-from palora_kernels.triton.conv_kernel_gradient import kernel_gradients
+from palora_kernels.triton import (
+    conv_adapters,
+    conv_combine,
+    conv_gemm,
+    conv_kernel_gradient,
+    conv_library,
+    conv_rays,
+    merge,
+    merge_pull,
+)
+from palora_kernels.triton.conv_kernel_gradient import KernelGradients
 from palora_kernels.triton.conv_library import nhwc, restored
 from palora_kernels.triton.conv_shapes import ConvShape
 from palora_kernels.triton.operands import out_side
@@ -57,7 +72,21 @@ def _gradients_without_rows(
 # -------------------------------------------------------------------------------------------------------------- merged
 
 
+@dataclass(frozen=True)
+class Products:
+    """Who convolves with the merged kernels, (M, O, kh, kw, C/groups); maps are NHWC."""
+
+    forward: Callable[[Tensor, Tensor, Tensor | None, ConvShape], Tensor]
+    input_gradient: Callable[[Tensor, Tensor, ConvShape], Tensor]
+    kernel_gradients: Callable[[Tensor, Tensor, ConvShape, int], KernelGradients]
+
+
+OURS = Products(conv_gemm.forward, conv_gemm.input_gradient, conv_kernel_gradient.kernel_gradients)
+LIBRARY = Products(conv_rays.forward, conv_rays.input_gradient, conv_rays.kernel_gradients)
+
+
 def merged_forward(
+    products: Products,
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -71,10 +100,11 @@ def merged_forward(
     if shape.images == 0:
         return _without_rows(shape, x, layout)
     kernels = merge.kernels_of_rays(weight, factors, lam)
-    return restored(conv_gemm.forward(nhwc(x), kernels, _dense(bias), shape), layout)
+    return restored(products.forward(nhwc(x), kernels, _dense(bias), shape), layout)
 
 
 def merged_backward(
+    products: Products,
     grad: Tensor,
     x: Tensor,
     weight: Tensor | None,
@@ -94,11 +124,11 @@ def merged_backward(
     if needs.x:
         # The kernels are formed again rather than kept: M weights are more than W and the factors.
         kernels = merge.kernels_of_rays(weight, factors, lam)
-        dx = restored(conv_gemm.input_gradient(g, kernels, shape), layout)
+        dx = restored(products.input_gradient(g, kernels, shape), layout)
     each, total = needs.factors or needs.lam, needs.weight and weight is not None
     if each or total:
         of_bias = bias_dims if needs.bias else 0
-        gradients = kernel_gradients(nhwc(x), g, shape, of_bias)
+        gradients = products.kernel_gradients(nhwc(x), g, shape, of_bias)
         dbias = gradients.bias(x.dtype)
         if each and isinstance(factors, LowRank) and merge_pull.fits(factors, x.device):
             dweight, pulled, dlam = merge_pull.run(factors, gradients.partial, lam, weight=total)
@@ -275,8 +305,9 @@ def basis_backward(
     return None if dx is None else restored(dx, layout), dweight, dbias, dfactors, dlam
 
 
-CONV = {
-    "merged": (merged_forward, merged_backward),
+CONV: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "merged": (partial(merged_forward, OURS), partial(merged_backward, OURS)),
+    "library": (partial(merged_forward, LIBRARY), partial(merged_backward, LIBRARY)),
     "basis": (basis_forward, basis_backward),
     "factored": (factored_forward, factored_backward),
 }

@@ -205,7 +205,7 @@ def products(maps: Tensor, basis: Tensor, rays: int, groups: int, shared: bool) 
     outputs = maps.shape[3]
     elements = basis.shape[3] // outputs
     numel = maps.numel() // rays
-    most = product_tiles(configs.kind(maps.dtype), configs.target_of(maps.device))[0]
+    most = product_tiles(configs.conv_kind(maps.dtype), configs.target_of(maps.device))[0]
     block = most.depth if shared else 512
     ray_tile, element_tile = 1, _power(elements, 8)
     if shared:
@@ -228,7 +228,7 @@ def products(maps: Tensor, basis: Tensor, rays: int, groups: int, shared: bool) 
         group_outputs=outputs // groups,
         parts=parts,
         SHARED=shared,
-        PRECISION=configs.precision(maps.dtype),
+        PRECISION=configs.conv_precision(maps.dtype),
         RAYS=ray_tile,
         ELEMENTS=element_tile,
         BLOCK=block,

@@ -127,7 +127,7 @@ def _launch(
         dilation_h=shape.dilation[0],
         dilation_w=shape.dilation[1],
         bias_ray=0 if bias is None or bias.dim() == 1 else shape.outputs,
-        PRECISION=configs.precision(source.dtype),
+        PRECISION=configs.conv_precision(source.dtype),
         BM=tile.rows,
         BN=tile.columns,
         BK=tile.depth,

@@ -1,57 +1,57 @@
-"""Convolutions that are left to the library (cuDNN, MIOpen) through torch, and the layouts around them."""
+"""Convolutions that are left to the library (cuDNN, MIOpen) through torch, and the layouts around them.
+
+Their float32 precision is what torch.backends.cudnn.conv says, and that of the kernels here too (`configs.conv_kind`):
+a layer does not change its precision with its plan, and no setting is changed.
+"""
 
 from __future__ import annotations
-
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from palora_kernels import versions
 from palora_kernels.eager.conv import Geometry
 from palora_kernels.triton import configs
-
-_switching = threading.Lock()
-
-
-@contextmanager
-def _precision(x: Tensor) -> Iterator[None]:
-    """In float32, cuDNN as exact as the kernels here.
-
-    PyTorch lets cuDNN round to tf32 unless told otherwise; the kernels do so only where they are told to
-    (configs.kind), and a layer must not change its precision with its plan. The switch is the process's, hence
-    the lock.
-    """
-    if x.dtype != torch.float32 or x.device.type != "cuda":
-        yield
-        return
-    with _switching, versions.convolutions_in(configs.precision(x.dtype)):
-        yield
 
 
 def forward(x: Tensor, kernel: Tensor, conv: Geometry) -> Tensor:
     """x (P, C, H, W), kernel (O, C/groups, kh, kw) -> (P, Ho, Wo, O)."""
-    with _precision(x):
-        y = conv.forward(
-            x.contiguous(memory_format=torch.channels_last), kernel.contiguous(memory_format=torch.channels_last), None
-        )
+    y = conv.forward(
+        x.contiguous(memory_format=torch.channels_last), kernel.contiguous(memory_format=torch.channels_last), None
+    )
     return nhwc(y)
+
+
+def write(x: Tensor, kernel: Tensor, conv: Geometry, out: Tensor) -> None:
+    """As `forward`, into ``out`` (P, O, Ho, Wo), channels_last. Of the libraries only cuDNN is offered by torch with a
+    place for its result; from the others it is copied."""
+    if x.device.type == "cuda" and torch.version.hip is None and torch.backends.cudnn.enabled:
+        torch.ops.aten.cudnn_convolution.out(
+            x,
+            kernel,
+            conv.padding,
+            conv.stride,
+            conv.dilation,
+            conv.groups,
+            torch.backends.cudnn.benchmark,
+            torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled(),
+            configs.conv_precision(x.dtype) == "tf32",
+            out=out,
+        )
+    else:
+        out.copy_(forward(x, kernel, conv).permute(0, 3, 1, 2))
 
 
 def backward(
     grad: Tensor, x: Tensor, kernel: Tensor, conv: Geometry, need_x: bool, need_kernel: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """grad (P, Ho, Wo, O) -> the gradients of x as (P, H, W, C) and of the kernel as (O, C/groups, kh, kw)."""
-    with _precision(x):
-        dx, dkernel, _ = conv.backward(
-            grad.permute(0, 3, 1, 2),
-            x.contiguous(memory_format=torch.channels_last),
-            kernel.contiguous(memory_format=torch.channels_last),
-            need_x,
-            need_kernel,
-        )
+    dx, dkernel, _ = conv.backward(
+        grad.permute(0, 3, 1, 2),
+        x.contiguous(memory_format=torch.channels_last),
+        kernel.contiguous(memory_format=torch.channels_last),
+        need_x,
+        need_kernel,
+    )
     return nhwc(dx) if need_x else None, dkernel.contiguous() if need_kernel else None
 
 

@@ -112,7 +112,7 @@ def cheapest(
     kernel: str, like: Tensor, rows: int, columns: int, depth: int, tiles: Callable[[str, configs.Target], list[Tile]]
 ) -> Tile:
     """As `configs.choose`, from a kernel's own list of tiles."""
-    kind, target = configs.kind(like.dtype), configs.target_of(like.device)
+    kind, target = configs.conv_kind(like.dtype), configs.target_of(like.device)
     name = tile_key(kernel, kind, rows, columns, depth)
     return configs.settle(
         name, like.device, tiles(kind, target), lambda t: configs.cycles(t, kind, rows, columns, depth, target)
@@ -153,7 +153,7 @@ def product_tile(
 
     ``strided``: the rows are a residue class, whose places take more registers.
     """
-    kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(channels)
+    kind, target, flat = configs.conv_kind(like.dtype), configs.target_of(like.device), few(channels)
     name = "conv_gemm_flat" if flat else "conv_gemm_strided" if strided else "conv_gemm"
 
     def cost(t: Tile) -> float:
@@ -166,7 +166,7 @@ def product_tile(
 
 def gradient_tile(like: Tensor, shape: ConvShape) -> tuple[bool, Tile, int]:
     """(FLAT, tile, splits) of `conv_kernel_gradient`: enough splits of the positions to fill the device, no more."""
-    kind, target, flat = configs.kind(like.dtype), configs.target_of(like.device), few(shape.group_inputs)
+    kind, target, flat = configs.conv_kind(like.dtype), configs.target_of(like.device), few(shape.group_inputs)
     rows, length, blocks = shape.group_outputs, shape.rows_out, shape.rays * shape.groups
 
     def programs(t: Tile) -> int:

@@ -7,10 +7,12 @@ are such records of the plans themselves, on tensors of the meta device, so neit
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +32,7 @@ _POINTERS = {
 FP_FUSION = True
 
 _records: list[Launch] | None = None
+_local = threading.local()  # .watcher: who is told of this thread's launches
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,40 @@ def recording() -> Iterator[list[Launch]]:
         _records = before
 
 
+def is_recording() -> bool:
+    return _records is not None
+
+
+class Watcher(Protocol):
+    """Who is told of launches."""
+
+    launching: bool  # set while one is performed
+
+    def launched(self, start: Callable[..., object], values: list[Any]) -> None:
+        """``values`` are the arguments in the order of the kernel's parameters, and ``start(*values)`` launches again,
+        on the current device and stream, without looking anything up.
+
+        It is good for other values of the same specialisation only: equal integers and constants, and pointers of the
+        same type whose addresses are equal modulo 16.
+        """
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Inside, on this thread, the watcher is told of each launch that was performed."""
+    before = getattr(_local, "watcher", None)
+    _local.watcher = watcher
+    try:
+        yield
+    finally:
+        _local.watcher = before
+
+
+def elsewhere(device: int) -> bool:
+    """Whether the device of this index, as of ``Tensor.get_device()``, is not the current one; -1 is a CPU's."""
+    return device >= 0 and device != torch.cuda.current_device()
+
+
 def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arguments: Any) -> None:
     """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start."""
     if programs == 0:
@@ -102,13 +139,32 @@ def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arg
     if _records is not None:
         _records.append(Launch(kernel, programs, arguments, num_warps, num_stages))
         return
+    watcher: Watcher | None = getattr(_local, "watcher", None)
+    if watcher is None:
+        _perform(kernel, programs, num_warps, num_stages, arguments)
+        return
+    watcher.launching = True
+    try:
+        start = _perform(kernel, programs, num_warps, num_stages, arguments)
+    finally:
+        watcher.launching = False
+    watcher.launched(start, [arguments[name] for name in kernel.arg_names])
+
+
+def _perform(
+    kernel: Any, programs: int, num_warps: int, num_stages: int, arguments: dict[str, Any]
+) -> Callable[..., object]:
+    """Launch, and return what launches again; see `Watcher`."""
     if interpreted():
         kernel[(programs,)](**arguments)
-        return
+        return partial(_interpret, kernel, programs)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
-    device = next(v for v in arguments.values() if isinstance(v, Tensor)).device
-    if device.index == torch.cuda.current_device():
-        kernel[(programs,)](**arguments, **options)
-        return
-    with torch.cuda.device(device):
-        kernel[(programs,)](**arguments, **options)
+    device = next(v for v in arguments.values() if isinstance(v, Tensor)).get_device()
+    with torch.cuda.device(device) if elsewhere(device) else nullcontext():
+        compiled = kernel[(programs,)](**arguments, **options)
+    # A launch returns the compiled kernel, which is launched the same way: so in Triton 3.4, 3.6 and 3.8.
+    return cast("Callable[..., object]", compiled[(programs, 1, 1)])
+
+
+def _interpret(kernel: Any, programs: int, *values: Any) -> None:
+    kernel[(programs,)](*values)

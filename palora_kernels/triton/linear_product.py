@@ -286,7 +286,8 @@ def bias_strides(bias: Tensor | None) -> dict[str, int]:
 
 
 def variants() -> Iterator[Variant]:
-    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with as many as fit."""
+    """Forward and dX, fused and split, stacked and shared, with 16 columns of S; fused with as many as fit; the part of
+    the adapters alone, as the plan ``library`` asks for it."""
 
     def call(dtype: torch.dtype, R: int, s_from: str, *, shared: bool = False, backward: bool = False) -> None:
         M, n, K, O, T = 5, 512, 512, 1024, 2
@@ -304,6 +305,13 @@ def variants() -> Iterator[Variant]:
             x = x[:n] if shared else x
             bias = x.new_empty(O)
             run(x, weight, bias, in_side(B), out_side(A), lam, s, y, n=n, s_from=s_from, shared=shared)
+
+    def adapters(dtype: torch.dtype) -> None:
+        M, n, K, O, T, r = 5, 512, 512, 1024, 2, 8
+        S = torch.empty(M * n, T * r, dtype=dtype, device=META)
+        A, B, lam = S.new_empty(T, O, r), S.new_empty(T, r, K), torch.empty(M, T, device=META)
+        y, bias = S.new_empty(M * n, O), S.new_empty(O)
+        run(S, None, bias, in_side(B), out_side(A), lam, S, y, n=n, s_from="memory")
 
     def tiles(R: int, one: bool) -> Callable[[str, configs.Target], list[configs.Tile]]:
         def listed_for(kind: str, target: configs.Target) -> list[configs.Tile]:
@@ -325,3 +333,4 @@ def variants() -> Iterator[Variant]:
     yield from listed("forward split", 128, "memory")
     yield from listed("shared split", 128, "memory", shared=True)
     yield from listed("dx shared", 16, "rays", backward=True)
+    yield from variants_of("linear_product adapters", linear_product, adapters, tiles(16, True), all_default=False)

@@ -54,6 +54,7 @@ def pull_low_rank(
     lam_task,
     PRECISION: tl.constexpr,
     MATRICISED: tl.constexpr,
+    ONE_TAP: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BR: tl.constexpr,
@@ -77,8 +78,13 @@ def pull_low_rank(
     da_tile = tl.zeros((BM, BR), dtype=tl.float32)
     for tile in range(stretch * tiles_each, tl.minimum((stretch + 1) * tiles_each, tiles_n)):
         walked = tile * BN + tl.arange(0, BN)
-        col = walked % per_tap * taps + walked // per_tap
-        col_ok = (walked < per_tap * taps) & (col < q)
+        # The places that `partial` is read at are spread over threads otherwise than those of b and of the results.
+        # Where both were `walked % per_tap`, Triton 3.6 (LLVM) kept the two, tid % 32 and tid % 8 * 4, as one vector
+        # of two numbers, and its PTX let tid << 31 of the one run into the other: wrong gradients on an H100 and an
+        # H200, at one tap, R <= 16 and several tiles a program. Whole rows need no remainder, and their loads are 16
+        # bytes wide without it.
+        col = walked if ONE_TAP else walked % per_tap * taps + walked // per_tap
+        col_ok = walked < q if MATRICISED else (walked < per_tap * taps) & (col < q)
         ok = row_ok[:, None] & col_ok[None, :]
         viewed = row.to(tl.int64)[:, None] * q + col[None, :]  # place in (O, channels, taps)
         if MATRICISED:
@@ -163,6 +169,7 @@ def run(factors: LowRank, partial: Tensor, lam: Tensor, *, weight: bool) -> tupl
         lam_task=lam.stride(1),
         PRECISION=configs.exact(target),
         MATRICISED=q == channels * taps,
+        ONE_TAP=taps == 1,
         BM=BM,
         BN=BN,
         BR=BR,
@@ -172,23 +179,26 @@ def run(factors: LowRank, partial: Tensor, lam: Tensor, *, weight: bool) -> tupl
 
 
 def variants() -> Iterator[Variant]:
-    """Matricised and loralib kernels, a few columns and as many as fit."""
-    shape, lam = (128, 64, 3, 3), torch.empty(5, 2, device=META)
+    """Matricised and loralib kernels, a few columns and as many as fit; of one tap, several tiles a program."""
+    square, point = (128, 64, 3, 3), (1024, 1024, 1, 1)
 
-    def call(dtype: torch.dtype, p: int, q: int, R: int) -> None:
+    def call(dtype: torch.dtype, shape: tuple[int, ...], p: int, q: int, R: int) -> None:
         A, B = torch.empty(2, p, R // 2, dtype=dtype, device=META), torch.empty(2, R // 2, q, dtype=dtype, device=META)
-        run(LowRank(A, B, shape), torch.empty(5, 4, 128 * 576, device=META), lam, weight=True)
+        partial = torch.empty(5, 1 if shape is point else 4, p * q, device=META)
+        run(LowRank(A, B, shape), partial, torch.empty(5, 2, device=META), weight=True)
 
-    for label, p, q, R in (
-        ("matricised R16", 128, 576, 16),
-        ("matricised R32", 128, 576, 32),
-        ("loralib R24", 384, 192, 24),
+    for label, shape, p, q, R in (
+        ("matricised R16", square, 128, 576, 16),
+        ("matricised R32", square, 128, 576, 32),
+        ("one tap R16", point, 1024, 1024, 16),
+        ("one tap R32", point, 1024, 1024, 32),
+        ("loralib R24", square, 384, 192, 24),
     ):
-        for target in ("sm_90", "gfx942") if label.startswith("matricised") else ("sm_90",):
+        for target in ("sm_90",) if label.startswith("loralib") else ("sm_90", "gfx942"):
             for variant in plain_variants(
                 f"pull_low_rank {label} {configs.exact(configs.TARGETS[target])}",
                 pull_low_rank,
-                lambda dtype, p=p, q=q, R=R: call(dtype, p, q, R),  # type: ignore[misc]
+                lambda dtype, shape=shape, p=p, q=q, R=R: call(dtype, shape, p, q, R),  # type: ignore[misc]
                 target=target,
             ):
                 dots = "ieee" if target == "gfx942" else "tensor"

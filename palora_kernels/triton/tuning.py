@@ -76,6 +76,21 @@ def of(device: torch.device) -> Tuning:
     return Tuning() if path is None else read(path)
 
 
+_generation = 0
+
+
+def generation() -> int:
+    """A number that changes when what was measured may have: what was chosen before is out of date."""
+    return _generation
+
+
+def forget() -> None:
+    """Read everything again, files and environment, when next asked."""
+    global _generation
+    _generation += 1
+    read.cache_clear()
+
+
 @functools.cache
 def read(path: Path) -> Tuning:
     """The file's entries, none if there is no file. Raises ValueError for a file that is damaged."""
@@ -124,7 +139,7 @@ def write(path: Path, measured: Tuning, about: Mapping[str, Any]) -> None:
     beside = path.with_name(path.name + ".new")
     beside.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(beside, path)
-    read.cache_clear()
+    forget()
 
 
 # -------------------------------------------------------------------------------------------------------------- trials

@@ -36,7 +36,9 @@ def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
     tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
     if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.to(torch.float32)
-    return tensor.to(layer.weight.device)
+    # From the host without waiting for the device; what was read is copied before this returns. Towards the host one
+    # has to wait for the values.
+    return tensor.to(layer.weight.device, non_blocking=tensor.device.type == "cpu")
 
 
 class at:

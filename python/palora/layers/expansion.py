@@ -79,7 +79,7 @@ class LeaveExpansion:
             return
         if not torch.compiler.is_compiling() and torch.is_grad_enabled():
             last = private.next_number()
-            self.state.remember(getattr(slot, "first_node", last), last, slot)
+            self.state.remember(last if slot.first_node is None else slot.first_node, last, slot)
         slot.expanded = []
         if slot.depth == 0:
             slot.rows = None

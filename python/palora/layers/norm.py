@@ -36,8 +36,9 @@ class RayNorm(nn.Module):
         if slot is None or slot.mode != "many" or slot.count == 1 or not batch_statistics:
             return super().forward(x)
         if self._expanded(slot, x):
-            n = x.shape[0] // slot.count
-            return torch.cat([super(RayNorm, self).forward(x[m * n : (m + 1) * n]) for m in range(slot.count)])
+            # In one split: its gradient is one concatenation, where M slices would each fill and add a whole batch.
+            parts = x.split([x.shape[0] // slot.count] * slot.count)
+            return torch.cat([super(RayNorm, self).forward(part) for part in parts])
         return self._once_for_all_rays(x, slot.count)
 
     @staticmethod

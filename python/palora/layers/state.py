@@ -29,6 +29,7 @@ class Slot:
     Attributes:
         rays: (M, T); (1, T) in mode "one"; (n, T) in mode "per_sample".
         inside: how many expansion points the thread is inside of now.
+        first_node: number of the first autograd node that the current pass may make; None where none is recorded.
         rows: batch size before expansion, known while a pass runs.
         expanded: pairs of (expanded tensor, the tensor it came from) of the current pass.
     """
@@ -38,6 +39,7 @@ class Slot:
         self.mode = mode
         self.graph_task = graph_task
         self.inside = 0
+        self.first_node: int | None = None
         self.depth = 0
         self.rows: int | None = None
         self.expanded: list[tuple[Tensor, Tensor]] = []

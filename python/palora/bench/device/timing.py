@@ -56,18 +56,22 @@ class Item:
 
 def items(precisions: list[str], seconds: float, tuning: bool) -> Iterator[Item]:
     """What matters most first: a run that is cut short leaves the rest to the next."""
-    for precision in precisions:
-        yield Item("rates", 0, precision, seconds)
-    for kind, count in OPS.items():
-        for index in range(count):
-            yield from (Item(kind, index, p, seconds) for p in precisions if p != "tf32")
+    steps = [p for p in precisions if p != "float32"]  # there a step is made of the library's products
+    yield from (Item("rates", 0, p, seconds) for p in precisions)
+    yield from _ops(precisions[:1], seconds)
+    yield from (Item(kind, 5, p, seconds) for kind in STEPS for p in steps)
+    yield from _ops([p for p in precisions[1:] if p != "tf32"], seconds)
+    yield from (Item(kind, rays, p, seconds) for rays in (1, 11) for kind in STEPS for p in steps)
     if tuning:
+        yield from (
+            Item(f"tune {item.kind}", item.index, item.precision, seconds) for item in _ops(["bfloat16"], seconds)
+        )
+
+
+def _ops(precisions: list[str], seconds: float) -> Iterator[Item]:
+    for precision in precisions:
         for kind, count in OPS.items():
-            for index in range(count):
-                yield Item(f"tune {kind}", index, "bfloat16", seconds)
-    for kind in STEPS:
-        for rays in (5, 1, 11):
-            yield from (Item(kind, rays, p, seconds) for p in precisions if p != "float32")
+            yield from (Item(kind, index, precision, seconds) for index in range(count))
 
 
 @dataclass

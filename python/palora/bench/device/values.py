@@ -90,7 +90,7 @@ def jobs(precisions: list[str], backends: list[str], device: str = "cuda") -> li
 @contextmanager
 def asked_for(precision: str) -> Iterator[None]:
     """float32 products as they are, or rounded to tf32, in the kernels and in the library."""
-    places: list[Any] = [torch.backends.cuda.matmul]
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
     before = [place.fp32_precision for place in places]
     for place in places:
         place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
