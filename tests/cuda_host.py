@@ -24,7 +24,8 @@ KERNELS = ("update.cu", "combine.cu", "sums.cu")
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-DPALORA_HOST_KERNELS", f"-I{SHIM}")
 SANITIZE = ("-g", "-fsanitize=address,alignment", "-fno-sanitize-recover=all")
 
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+_MISSING = build_cuda.abi_obstacle() or (None if shutil.which("c++") else "no C++ compiler")
+needs_compiler = pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))
 
 
 def run(command: Sequence[str]) -> None:

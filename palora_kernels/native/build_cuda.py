@@ -75,16 +75,24 @@ def toolkit_obstacle() -> str | None:
     return None
 
 
+def abi_obstacle() -> str | None:
+    """Why the operators cannot be compiled against this torch, of whatever build, or None."""
+    import torch
+
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= OLDEST_TORCH:
+        return None
+    needed = ".".join(map(str, OLDEST_TORCH))
+    return f"it uses the stable ABI of torch {needed} or newer, and this is torch {torch.__version__}"
+
+
 def torch_obstacle() -> str | None:
     """Why this torch cannot use the library, or None. A GPU need not be visible."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed in the build environment; pass --no-build-isolation to pip"
     import torch
 
-    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if release < OLDEST_TORCH:
-        needed = ".".join(map(str, OLDEST_TORCH))
-        return f"it uses the stable ABI of torch {needed} or newer, and this is torch {torch.__version__}"
+    if (missing := abi_obstacle()) is not None:
+        return missing
     if torch.version.cuda is None:
         built = f"for ROCm {torch.version.hip}" if torch.version.hip else "for the CPU only"
         return f"this torch was built {built}"
