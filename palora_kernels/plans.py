@@ -131,7 +131,7 @@ _POINTERS = (
     0.7  # of cuBLAS's speed, what the products of our kernels reach: 0.68 to 0.79 forward, 4096 x 4096, bfloat16
 )
 _MERGING = 85  # a multiply-add of the merge kernel, in float32 on scalar units, over one of the tensor cores
-_EXACT = 2**27  # multiply-adds of a float32 product from which cuBLAS wins: its own is 5 to 7 times as fast as ours
+_EXACT = 2**27  # multiply-adds of a float32 product from which cuBLAS wins: forward 6 to 7 times as fast as ours
 
 
 def _cost(traffic: float, multiply_adds: float, launches: int = 1) -> float:

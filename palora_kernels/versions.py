@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-# (torch, triton) of constraints.txt, constraints-2.11.txt and constraints-oldest.txt: what the suite is run on.
-TESTED = (("2.13.0", "3.7.1"), ("2.11.0", "3.6.0"), ("2.8.0", "3.4.0"))
+# (torch, triton) of constraints.txt, constraints-2.11.txt and constraints-oldest.txt; README says what passed on each.
+PINNED = (("2.13.0", "3.7.1"), ("2.11.0", "3.6.0"), ("2.8.0", "3.4.0"))
 
 
 def release(version: str) -> tuple[int, int]:

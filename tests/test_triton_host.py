@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import palora
 import palora_kernels as pk
+from palora.layers import context
 from palora_kernels import direct, versions
 from palora_kernels.triton import configs, launch, replay, tuning
 
@@ -387,18 +388,25 @@ def test_preferences_and_adapted_layers_never_wait_for_the_device() -> None:
 
 
 def test_rays_from_the_host_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are copied as the device gets to it; values for the host have to be there when the call returns."""
+    """Ordinary memory is read before the copy returns; pinned memory later, when the caller may have changed it."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    rays = torch.tensor([0.25, 0.75])
+    assert context.may_run_ahead(rays, cuda)
+    assert not context.may_run_ahead(rays, cpu)
+    assert not context.may_run_ahead(torch.empty(2, device="meta"), cuda)
+    monkeypatch.setattr(Tensor, "is_pinned", lambda self: True)
+    assert not context.may_run_ahead(rays, cuda)
+
     asked: list[bool] = []
     to = Tensor.to
 
     def noted(self: Tensor, *to_where: Any, **how: Any) -> Tensor:
-        if to_where and isinstance(to_where[0], torch.device):
-            asked.append(how.get("non_blocking", False))
+        asked.append(how.get("non_blocking", False))
         return to(self, *to_where, **how)
 
     model = palora.adapt(torch.nn.Linear(6, 5), tasks=2, rank=1)
-    there = palora.adapt(torch.nn.Linear(6, 5, device="meta"), tasks=2, rank=1)
     monkeypatch.setattr(Tensor, "to", noted)
-    palora.at(model, [0.25, 0.75])
-    palora.at(there, torch.empty(2, device="meta"))
+    for ahead in (True, False):
+        monkeypatch.setattr(context, "may_run_ahead", lambda tensor, device, ahead=ahead: ahead)
+        palora.at(model, rays)
     assert asked == [True, False]

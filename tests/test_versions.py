@@ -60,16 +60,16 @@ def test_a_torch_without_the_stable_abi_is_refused_in_a_sentence(monkeypatch: py
     assert build_cuda.torch_obstacle() == "it uses the stable ABI of torch 2.10 or newer, and this is torch 2.9.1+cu128"
 
 
-def test_the_constraints_files_pin_the_tested_pairs_and_the_metadata_allow_them() -> None:
+def test_the_constraints_files_are_the_pinned_pairs_and_the_metadata_allow_them() -> None:
     def pinned(name: str, package: str) -> str:
         [found] = re.findall(rf"^{package}==([\d.]+)", (ROOT / name).read_text(), re.MULTILINE)
         return str(found)
 
     files = ("constraints.txt", "constraints-2.11.txt", "constraints-oldest.txt")
-    assert tuple((pinned(f, "torch"), pinned(f, "triton")) for f in files) == versions.TESTED
+    assert tuple((pinned(f, "torch"), pinned(f, "triton")) for f in files) == versions.PINNED
     for package, least in re.findall(r'"([a-z]+)>=([\d.]+)[";]', (ROOT / "pyproject.toml").read_text()):
         if package in ("torch", "numpy", "moocore", "safetensors", "pillow", "matplotlib", "rich", "typer"):
             oldest = pinned(files[2], package)
             assert oldest == least or re.fullmatch(rf"{re.escape(least)}(\.\d+)+", oldest), package
     readme = (ROOT / "README.md").read_text()
-    assert all(torch_ in readme and triton in readme for torch_, triton in versions.TESTED)
+    assert all(torch_ in readme and triton in readme for torch_, triton in versions.PINNED)

@@ -24,15 +24,15 @@ def doctor() -> None:
 
 
 def versions() -> list[tuple[str, str]]:
-    """Python and the packages a run depends on, and which pairs of torch and triton the test-suite is run with."""
+    """Python and the packages a run depends on, and for which pairs of torch and triton there is a constraints file."""
     from palora.engine.environment import PACKAGES, version
-    from palora_kernels.versions import TESTED
+    from palora_kernels.versions import PINNED
 
     found = [(name, version(name) or "not installed") for name in PACKAGES]
-    pairs = ", ".join(f"{torch} + {triton}" for torch, triton in TESTED)
+    pairs = ", ".join(f"{torch} + {triton}" for torch, triton in PINNED)
     here = str(version("torch")).split("+")[0], version("triton")
-    said = "this pair is one of them" if here in TESTED else "this pair is none of them"
-    return [("python", platform.python_version()), *found, ("tested pairs", f"torch + triton {pairs}; {said}")]
+    said = "this pair is one of them" if here in PINNED else "this pair is none of them"
+    return [("python", platform.python_version()), *found, ("pinned pairs", f"torch + triton {pairs}; {said}")]
 
 
 def machine() -> list[tuple[str, str]]:

@@ -36,9 +36,16 @@ def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
     tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
     if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.to(torch.float32)
-    # From the host without waiting for the device; what was read is copied before this returns. Towards the host one
-    # has to wait for the values.
-    return tensor.to(layer.weight.device, non_blocking=tensor.device.type == "cpu")
+    device = layer.weight.device
+    return tensor.to(device, non_blocking=may_run_ahead(tensor, device))
+
+
+def may_run_ahead(tensor: Tensor, device: torch.device) -> bool:
+    """Whether a copy to the device need not be waited for: from the host's ordinary memory, which is read before the
+    call returns. Pinned memory is read later, when the caller may have changed it."""
+    if device.type != "cuda" or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not tensor.is_pinned()
 
 
 class at:

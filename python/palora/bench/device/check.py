@@ -68,17 +68,13 @@ def fingerprint() -> str:
     return text.hexdigest()[:16]
 
 
-def header() -> dict[str, Any]:
-    """Read in a process of its own, so that this one holds no CUDA context."""
+def header(_: str = "") -> dict[str, Any]:
+    """The machine and the versions; a job of `workers`, so that this process holds no CUDA context."""
     from palora.bench.device.run import require_gpu
     from palora.engine.environment import describe, version
 
     require_gpu()
     return {**describe(), "triton": version("triton"), "code": fingerprint()}
-
-
-def _header(_: str) -> dict[str, Any]:
-    return header()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begin = time.monotonic()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    ((_, about),) = workers.run(_header, ["header"], 1, 120.0, begin + 120.0)
+    ((_, about),) = workers.run(header, ["header"], 1, 120.0, begin + 120.0)
     if isinstance(about, Lost):
         print(f"palora: {about.reason}", file=sys.stderr)
         return 1
