@@ -31,8 +31,21 @@ class Parts:
     def place(self, inputs: Tensor) -> Tensor:
         """A batch on the device, in the memory format of the model."""
         if self.channels_last and inputs.dim() == 4:
+            inputs = ready(inputs, self.device)
             return inputs.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        return inputs.to(self.device, non_blocking=True)
+        return self.move(inputs)
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """Targets or rays on the device."""
+        return ready(tensor, self.device).to(self.device, non_blocking=True)
+
+
+def ready(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` in memory from which a copy to `device` goes on by itself: pinned, where it has to leave the host.
+
+    PyTorch gives such memory to nobody else before the copies from it are done.
+    """
+    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = None) -> Parts:
