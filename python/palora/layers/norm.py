@@ -44,11 +44,12 @@ class RayNorm(nn.Module):
         if isinstance(self, nn.SyncBatchNorm):  # its statistics are those of all processes
             parts = x.split([x.shape[0] // rays] * rays)
             return torch.cat([super(RayNorm, self).forward(part) for part in parts])
-        self._check_input_dim(x)
+        norm: Any = self  # one of torch's batch normalisations
+        norm._check_input_dim(x)
         running = None
         if self.running_mean is not None and self.running_var is not None and self.track_running_stats:
             running = Running(self.running_mean, self.running_var, self.num_batches_tracked)
-        y = ray_batch_norm(x, self.weight, self.bias, running, rays, self.momentum, self.eps)
+        y = ray_batch_norm(x, norm.weight, norm.bias, running, rays, self.momentum, norm.eps)
         if self.num_batches_tracked is not None and self.track_running_stats:
             self.num_batches_tracked.add_(rays)
         return y
