@@ -54,10 +54,15 @@ def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = Non
     `make_model` replaces the model that `config` names. Raises PaloraError or ValueError for whatever
     `config` asks for that does not exist.
     """
+    pick_device(config.device)  # a device that is not there is said before the data are read
+    return assemble_on(config, load_data(config), make_model)
+
+
+def assemble_on(config: RunConfig, dataset: Dataset, make_model: Callable[[], nn.Module] | None = None) -> Parts:
+    """:func:`assemble`, on data that are there."""
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
-    dataset = load_data(config)
     method = methods.build(config.method, len(dataset.tasks), config.method_options, config.seed)
     seed_everything(config.seed)
     model = make_model() if make_model else models.build(config.model, **config.model_options)
