@@ -63,7 +63,8 @@ class CudaGraph:
                 losses = body()
         except RuntimeError as error:
             reason = str(error).split("\n")[0].rstrip(".")
-            raise PaloraError(f"The step could not be captured in a CUDA graph ({reason}): pass --graph off.") from error
+            text = f"The step could not be captured in a CUDA graph ({reason}): pass --graph off."
+            raise PaloraError(text) from error
         return graph.replay, losses
 
 

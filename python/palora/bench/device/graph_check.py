@@ -1,6 +1,6 @@
 """Does a step that is replayed from a CUDA graph train what the step itself trains, and how much faster?
 
-``python -m palora.bench.device.graph_check`` prints one JSON object a case, on random data, in half a minute. Of a case:
+``python -m palora.bench.device.graph_check`` prints one JSON object a case, on random data. Of a case:
 
 - ``repeats``: whether two runs without a graph agree to the last bit, and how far losses and weights are apart; where
   they do not, PyTorch's own kernels add in another order each time, and no other run can agree either;
@@ -17,7 +17,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ class Run:
             device=device,
             **{"ray_chunk": "all", **case.settings},
         )
-        parts = assemble_on(self.config, Dataset("random", self.split, self.split, self.split, tasks), case.make)
+        data = Dataset("random", self.split, self.split, self.split, tasks, note="Random numbers.")
+        parts = assemble_on(self.config, data, case.make)
         self.state: TrainState = initial_state(parts, self.config)
         if before is not None:
             self.state.restore(copy.deepcopy(before))
@@ -176,7 +177,7 @@ def diverged(case: Case, device: str) -> dict[str, Any]:
 
 def milliseconds(case: Case, graph: bool, device: str, steps: int = 100) -> dict[str, float]:
     """A step's, its batch brought to the device and its losses read: in all, and until the host could go on."""
-    run = Run(replace(case, settings={**case.settings}), graph, device)
+    run = Run(case, graph, device)
     pending = Pending(lambda taken: None, AHEAD)
 
     def take(count: int) -> None:
