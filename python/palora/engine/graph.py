@@ -62,7 +62,8 @@ class CudaGraph:
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 losses = body()
         except RuntimeError as error:
-            reason = str(error).split("\n")[0].rstrip(".")
+            first = error.__context__ or error  # what spoiled the capture, rather than that it was spoiled
+            reason = str(first).split("\n")[0].rstrip(".")
             text = f"The step could not be captured in a CUDA graph ({reason}): pass --graph off."
             raise PaloraError(text) from error
         return graph.replay, losses
