@@ -63,8 +63,8 @@ OFF = "off"
 
 
 def file_of(device: torch.device) -> Path | None:
-    """The user's own: PALORA_TUNING if set, also for the interpreter; else a file named after the GPU in the cache; None
-    on a CPU, and where PALORA_TUNING is "off"."""
+    """The user's own: PALORA_TUNING if set, also for the interpreter; else a file named after the GPU in the cache.
+    None on a CPU, and where PALORA_TUNING is "off"."""
     named = os.environ.get("PALORA_TUNING")
     if named:
         return None if named == OFF else Path(named).expanduser()

@@ -127,7 +127,7 @@ def _load(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text())
         return content
     except (OSError, ValueError) as error:
-        raise PaloraError(f"--out should name a file of results that `make gpu-check` wrote. Found: {error}.") from error
+        raise PaloraError(f"--out should name a file that `make gpu-check` wrote. Found: {error}.") from error
 
 
 def _run(options: argparse.Namespace, begin: float) -> int:

@@ -1,4 +1,4 @@
-"""Pictures of tables: for every row, how many times as long the others take as ours; and what `make gpu-check` found."""
+"""Pictures of tables: for every row, how many times as long the others take as ours; and `make gpu-check`'s results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_figure(content: Mapping[str, Any], path: Path) -> Figure | None:
 
     Raises PaloraError for a format that is not drawn, MissingPackageError without matplotlib.
     """
-    rows = [row for row in goals.table(content) if row["part"] != goals.FORWARD and _base(row) and "ours" in row["graph"]]
+    rows = [row for row in goals.table(content) if _base(row) and "ours" in row["graph"]]
     parts = [[r for r in rows if r["part"] == goals.BOTH], [r for r in rows if r["part"] == "step"]]
     parts = [sorted(part, key=_place) for part in parts if part]
     if not parts:
@@ -139,10 +139,10 @@ def _dots(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     for axis in (axes, right):
         axis.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    below = "the plain model's step on as many rows" if steps else "the library's own product or convolution of all rows"
+    below = "the plain model's step" if steps else "the library's own product or convolution"
     what = "Training steps; ours, and peak memory ours / loop / plain model" if steps else "Forward + backward; ours"
     axes.set_title(f"{what} at the right", loc="left", fontsize=8)
-    axes.set_xlabel(f"time over {below} (green: 1)")
+    axes.set_xlabel(f"time over {below} on as many rows (green: 1)")
 
 
 def _label(row: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -110,6 +111,7 @@ def problem(item: Item, device: torch.device) -> Problem:
 def steps(item: Item, device: torch.device) -> models.Named:
     """The network of a step's item."""
     precision = torch.bfloat16 if item.precision == "bfloat16" else None
-    options = {"lenet": {"channels_last": True}, "segnet": {"chunk": None, "optimise": True}}.get(item.subject, {})
-    name, found, tolerance = STEPS[item.subject](device, precision=precision, rays=item.index, **options)
+    options: dict[str, dict[str, Any]] = {"lenet": {"channels_last": True}, "segnet": {"chunk": None, "optimise": True}}
+    more = options.get(item.subject, {})
+    name, found, tolerance = STEPS[item.subject](device, precision=precision, rays=item.index, **more)
     return f"{name}, {item.index} rays", found, tolerance

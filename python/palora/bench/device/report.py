@@ -34,7 +34,7 @@ def lines_of(name: str, result: Content, rates: Content | None = None) -> list[s
         plans = ", ".join(dict.fromkeys(result["plans"].values()))
         notes = [f"  {note}" for note in result["notes"][:3]]
         return [f"tuned {result['name']}: {plans or 'nothing'}, {result['gain']:.2f}×", *notes]
-    lines = []
+    lines: list[str] = []
     for row in result.get("rows", [result]):
         lines += _of_row(row, rates)
     return lines

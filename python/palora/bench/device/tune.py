@@ -162,7 +162,8 @@ class _Search:
                     with tuning.trying({**self.known, **chosen, name: tile}):
                         seconds[tile] = self.timer(self.prepare)
                 except Exception as error:  # Triton's own kinds: out of registers or shared memory, no compilation
-                    self.notes.append(f"{name}: {tile.rows}x{tile.columns}x{tile.depth} cannot run ({first_line(error)})")
+                    label = f"{tile.rows}x{tile.columns}x{tile.depth}"
+                    self.notes.append(f"{name}: {label} cannot run ({first_line(error)})")
             if seconds:
                 chosen[name] = min(seconds, key=lambda tile: seconds[tile])
                 best = seconds[chosen[name]]
