@@ -16,10 +16,11 @@ import palora_kernels as pk
 from palora.bench import ops
 from palora.bench.device import tune
 from palora.bench.plan import plans_of
-from palora.cli import main
+from palora.cli import doctor, main
 from palora_kernels import plans
-from palora_kernels.triton import configs, tuning
+from palora_kernels.triton import configs, shipped, tuning
 from palora_kernels.triton.launch import Launch, recording
+from palora_kernels.triton.shipped import Gpu
 from palora_kernels.triton.tuning import Tile, Tuning
 
 CPU = torch.device("cpu")
@@ -142,6 +143,49 @@ def test_candidates_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch) -
     assert all(tile.rows < 128 for tile in products)
 
 
+def test_what_is_hardly_going_to_win_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles far from the arithmetic's best, plans far behind with the arithmetic's tiles, and all after the end."""
+    monkeypatch.setattr(ops.Problem, "error", lambda self: 0.0)
+    seen: dict[str, set[int]] = {}
+
+    def see(launch: Launch) -> float:
+        seen.setdefault(plans._FORCED["linear"], set()).update({launch.arguments["BM"]} & {16, 32, 64, 128})
+        return 1.0
+
+    def with_limits(**limits: float) -> tune.Tuned:
+        seen.clear()
+        time = clock(lambda launch: see(launch) if "BM" in launch.arguments else 1.0, lambda p: 1e3 * (p == "split"))
+        jobs = [("linear", lambda: ops.linear(SHAPE, CPU, torch.float32))]
+        (result,) = tune.tune(jobs, time, tune.Limits(**limits))
+        return result
+
+    with_limits()
+    assert seen["factored"] == seen["split"] == {16, 32, 64, 128}
+    result = with_limits(near=2.0)
+    assert 16 in seen["factored"]
+    assert 128 not in seen["factored"]
+    assert len(seen["split"]) == 1, "with the arithmetic's tiles only"
+    assert set(result.found.plans.values()) <= {"factored", "library", "merged"}
+    result = with_limits(seconds=-1.0)
+    assert all(len(rows) == 1 for rows in seen.values())
+    assert "not all was tried in -1 s" in result.notes
+
+
+def test_plans_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops.Problem, "error", lambda self: 0.0)
+    jobs = [("linear", lambda: ops.linear(SHAPE, CPU, torch.float32))]
+    time = clock(lambda launch: 1.0, lambda plan: 0.0 if plan == "split" else 10.0)
+    (free,) = tune.tune(jobs, time)
+    (bound,) = tune.tune(jobs, time, without=["split"])
+    assert set(free.found.plans.values()) == {"split"}
+    assert "split" not in bound.found.plans.values()
+
+
+def test_a_wrong_gradient_in_16_bits_is_not_near_enough() -> None:
+    """A compiler's fault once gave a relative error of 1.3, which a tolerance that grows with K would have passed."""
+    assert ops.linear((2, 8, 4096, 12, 2, 1), CPU, torch.bfloat16).tolerance < 0.1
+
+
 def test_what_is_wrong_is_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops.Problem, "error", lambda self: 1.0)
     result = tuned(torch.float32, clock(tallest))
@@ -203,3 +247,78 @@ def test_doctor_says_whether_a_tuning_file_is_in_use(
     if not torch.cuda.is_available():
         assert main(["doctor"]) == 0
         assert "none: there is no GPU" in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------------------- shipped
+
+H100, H200 = Gpu("NVIDIA H100 80GB HBM3", "sm_9", 132), Gpu("NVIDIA H200", "sm_9", 132)
+A100 = Gpu("NVIDIA A100-SXM4-80GB", "sm_8", 108)
+
+
+@pytest.mark.parametrize(
+    "gpu, known, expected",
+    [
+        (H200, [A100, H100, H200], H200),
+        (Gpu("NVIDIA H100 PCIe", "sm_9", 114), [A100, H200, H100], H100),  # as near, first by name
+        (Gpu("NVIDIA H100 PCIe", "sm_9", 114), [H200, Gpu("NVIDIA X", "sm_9", 100)], Gpu("NVIDIA X", "sm_9", 100)),
+        (Gpu("NVIDIA A10", "sm_8", 72), [A100, H100], A100),
+        (Gpu("NVIDIA B200", "sm_10", 148), [A100, H100, H200], None),
+        (Gpu("AMD Instinct MI300X", "gfx942", 304), [H100], None),
+        (H100, [], None),
+    ],
+)
+def test_the_nearest_table(gpu: Gpu, known: list[Gpu], expected: Gpu | None) -> None:
+    assert shipped.nearest(gpu, known) == shipped.nearest(gpu, known[::-1]) == expected
+
+
+@pytest.fixture
+def a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The device cuda:0 is an H200, and the folder of tables is empty."""
+    folder = tmp_path / "measured"
+    monkeypatch.setattr(shipped, "FOLDER", folder)
+    monkeypatch.setattr(shipped, "gpu_of", lambda device: H200)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    tuning.forget()
+    yield folder
+    tuning.forget()
+
+
+CUDA = torch.device("cuda", 0)
+TILE, OTHER = Tile(16, 32, 64, 2, 4), Tile(64, 64, 64, 4, 3)
+
+
+def test_the_users_own_entries_come_before_those_that_were_shipped(
+    a_gpu: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuning.of(CUDA) == Tuning()
+    tuning.write(a_gpu / "one.json", Tuning({"a": TILE, "b": TILE}, {"half linear x": "split"}), shipped.about(H100))
+    assert tuning.of(CUDA) == Tuning({"a": TILE, "b": TILE}, {"half linear x": "split"})
+    assert tuning.of(CPU) == Tuning()
+    tuning.write(file, Tuning({"b": OTHER}, {}), {})
+    assert tuning.of(CUDA) == Tuning({"a": TILE, "b": OTHER}, {"half linear x": "split"})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: H200.name)
+    text = " ".join(" ".join(row) for row in doctor.tuning())
+    assert f"{file}: 1 tiles, 0 plans" in text
+    assert "of NVIDIA H100 80GB HBM3, the nearest, shipped: 2 tiles, 1 plans" in text
+    tuning.write(a_gpu / "two.json", Tuning({"a": OTHER}, {}), shipped.about(H200))
+    assert tuning.of(CUDA) == Tuning({"a": OTHER, "b": OTHER}, {})
+    assert "its own, shipped: 1 tiles" in " ".join(" ".join(row) for row in doctor.tuning())
+    monkeypatch.setenv("PALORA_TUNING", "off")
+    tuning.forget()
+    assert tuning.of(CUDA) == Tuning()
+    assert tuning.file_of(CUDA) is None
+    assert doctor.tuning() == [("tuning", "off (PALORA_TUNING): arithmetic chooses")]
+
+
+def test_a_table_that_does_not_say_its_device_is_one_clear_error(a_gpu: Path) -> None:
+    tuning.write(a_gpu / "one.json", Tuning({"a": TILE}, {}), {"devices": ["one"]})
+    with pytest.raises(ValueError, match="one.json should say on which device it was measured"):
+        tuning.of(CUDA)
+    ((_, mine), (_, text)) = doctor.tuning()
+    assert "none in" in mine
+    assert text.startswith("damaged: ")
+
+
+def test_every_table_that_is_shipped_can_be_read() -> None:
+    for path in shipped.tables().values():
+        assert tuning.read(path)

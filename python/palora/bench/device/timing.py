@@ -4,7 +4,7 @@ library's own product, replayed from CUDA graphs and called one by one; and whol
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -140,27 +140,24 @@ def _one_by_one(run: Run, seconds: float) -> float:
 def _step(job: Job, device: torch.device, clock: Clock) -> Row:
     item = job.item
     name, found, tolerance = steps(item, device)
-    columns: dict[str, Any] = {"floor": lambda: found.floor}
+    columns: dict[str, Callable[[], Run]] = {}
     if item.what == "compiled":
         row = Row(name, "step", item.precision, "torch.compile", {}, tolerance)
         looped = compiled(found.looped)
-        columns["compiled"] = lambda: lambda: found.theirs(looped)
+        if not job.lost:
+            columns["compiled"] = lambda: lambda: found.theirs(looped)
     else:
         errors = job.prepared.get("step", {"ours": float("inf"), "loop": 0.0})
         if item.precision != "float32":  # the loop itself is this far from float64; ours may be twice as far
             tolerance = max(tolerance, 2 * errors["loop"])
-        plan = plans_of(found.ours_backward)
-        row = Row(name, "step", item.precision, plan, {"ours": errors["ours"]}, tolerance)
-        row.least = asdict(of_layers(found))
-        if errors["ours"] <= tolerance:
-            columns["ours"] = lambda: found.ours
-        columns["authors"] = lambda: found.theirs
-    if job.lost:
-        row.notes = {name: f"lost: {reason}" for name, reason in job.lost.items()}
-        columns = {"floor": columns["floor"]}
-    lost = row.notes
+        row = Row(name, "step", item.precision, "", {"ours": errors["ours"]}, tolerance)
+        if not job.lost:
+            row.plan, row.least = plans_of(found.ours_backward), asdict(of_layers(found))
+            columns |= {"ours": lambda: found.ours} if errors["ours"] <= tolerance else {}
+            columns["authors"] = lambda: found.theirs
+    columns["floor"] = lambda: found.floor
     _time(row, columns, item.seconds, clock)
-    row.notes |= lost
+    row.notes |= {name: f"lost: {reason}" for name, reason in job.lost.items()}
     row.peak = {name: peak_bytes(prepare(), device) or 0 for name, prepare in columns.items()}
     return row
 
