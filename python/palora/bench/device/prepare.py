@@ -6,6 +6,7 @@ them; and what is wrong, hangs or spoils its process is known and left out.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,25 +76,39 @@ def prepare(job: Column, device: torch.device | None = None) -> dict[str, float]
     compiled; "ours" and "loop" of a step. Raises what a driver or a compiler raises."""
     device = device or torch.device("cuda", torch.cuda.current_device())
     torch.set_num_threads(1)
+    try:
+        with settings(job.item, benchmark=False):
+            return _prepared(job, device)
+    finally:
+        release()
+
+
+def release() -> None:
+    """Memory that nothing needs back to the device, which other processes use too."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _prepared(job: Column, device: torch.device) -> dict[str, float]:
     item = job.item
-    with settings(item, benchmark=False):
-        if item.subject in STEPS:
-            return _network(job, device)
-        found = problem(item, device)
-        if job.column == "eager":
-            return {"error": found.error(found.eager)}
-        if job.column == "compiled":
-            function = compiled(found.theirs)
-            found.prepared(function, PARTS[0])()()
-            return {"error": found.error(function)}
-        assert job.plan is not None
-        function = forced(item, found, job.plan)
-        if plans_of(lambda: function(**found.case)) != job.column:
-            return {}
-        if item.what == "row":
-            return {"error": found.error(function)}
-        _tiles(found, function)
+    if item.subject in STEPS:
+        return _network(job, device)
+    found = problem(item, device)
+    if job.column == "eager":
+        return {"error": found.error(found.eager)}
+    if job.column == "compiled":
+        function = compiled(found.theirs)
+        found.prepared(function, PARTS[0])()()
+        return {"error": found.error(function)}
+    assert job.plan is not None
+    function = forced(item, found, job.plan)
+    if plans_of(lambda: function(**found.case)) != job.column:
         return {}
+    if item.what == "row":
+        return {"error": found.error(function)}
+    _tiles(found, function)
+    return {}
 
 
 def _network(job: Column, device: torch.device) -> dict[str, float]:

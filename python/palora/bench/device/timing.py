@@ -15,7 +15,7 @@ from palora.bench.device import rates, tune, values
 from palora.bench.device.bound import Bound, stages
 from palora.bench.device.clock import Clock, Columns, CudaClock
 from palora.bench.device.items import MOST_COMPILED, STEPS, Item, problem, steps
-from palora.bench.device.prepare import forced, settings
+from palora.bench.device.prepare import forced, release, settings
 from palora.bench.device.rows import compiled, of_layers
 from palora.bench.memory import peak_bytes
 from palora.bench.plan import plans_of
@@ -62,6 +62,7 @@ def measure(job: Job, device: torch.device | None = None, clock: Clock | None = 
     ``clock`` is the host's."""
     began = time.perf_counter()
     device = device or torch.device("cuda", torch.cuda.current_device())
+    release()
     clock = clock or CudaClock(device, least=5)
     with settings(job.item, job.item.benchmark):
         found = _measured(job, device, clock)
