@@ -64,7 +64,8 @@ def bench(
         from palora.bench.device.check import main
 
         where = ["--out", str(json)] if json is not None else []
-        raise typer.Exit(main([*where, *(["--only", only] if only else [])]))
+        drawn = ["--figure", str(figure)] if figure is not None else []
+        raise typer.Exit(main([*where, *drawn, *(["--only", only] if only else [])]))
     place = _place("cuda" if tune and device == "auto" else device)
     if place.type == "cuda":
         from palora.bench.device.clock import CudaClock
