@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from palora.bench import ops
+import palora
+from palora.bench import models, ops
 from palora.bench.device import check, clock, goals, items, measured, prepare, report, timing, tune, workers
 from palora.bench.device.workers import Lost
+from palora.bench.plan import plans_of
 from palora.errors import PaloraError
 from palora_kernels import implementations, plans
-from palora_kernels.triton import configs, shipped, tuning
+from palora_kernels.triton import configs, launch, shipped, tuning
 from palora_kernels.triton.tuning import Tile
 
 CPU = torch.device("cpu")
@@ -174,6 +178,28 @@ def test_a_training_step_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.lines_of("x", result)[0].startswith("WRONG")
 
 
+def test_the_layers_of_a_network_are_compiled_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every adapted layer is Triton's in one share, and what the user asked for is as it was."""
+    plain = palora.models.MLP(3, (4,), (1, 1))
+    adapted = models.randomised(palora.adapt(copy.deepcopy(plain), 2, 1))
+    x, targets = torch.randn(4, 3), [torch.randn(4, 1) for _ in range(2)]
+    found = models.Steps(plain, adapted, x, targets, models.squared_errors, torch.eye(2), optimise=False)
+    for named in (None, "reference"):
+        monkeypatch.delenv("PALORA_BACKEND", raising=False)
+        if named:
+            monkeypatch.setenv("PALORA_BACKEND", named)
+        seen = []
+        for share in range(3):
+            with launch.recording() as launches:
+                ran = plans_of(lambda share=share: prepare._layers(found, share, 3))  # type: ignore[misc]
+            assert launches
+            seen.append(ran)
+        assert all("triton." in ran and "eager." in ran for ran in seen)
+        assert os.environ.get("PALORA_BACKEND") == named
+    columns = [column.column for column in prepare.columns(item("step", "segnet", 5))]
+    assert columns == ["layers 0", "layers 1", "layers 2", "layers 3", "step"]
+
+
 def test_items_come_in_the_order_of_their_worth() -> None:
     first, second, *rest = items.phases(["bfloat16", "float32", "tf32"], 0.1)
     every = [item for phase in (first, second, *rest) for item in phase]
@@ -233,7 +259,8 @@ def test_the_whole_command_goes_on_where_it_was_stopped(
     assert (tmp_path / "results.png").is_file()
     here.clear()
     assert check.main(arguments) == 1
-    assert [name for name in here if ":" not in name] == ["header", "tune linear_delta 0 float32"]
+    ran = [name for name in here if ":" not in name]
+    assert ran == ["header", "linear 0 float32", "tune linear_delta 0 float32"], "what was lost is tried again"
     content = json.loads(out.read_text())
     assert set(content["times"]) == {"linear 0 float32", "plain conv2d 0 float32", "tune linear_delta 0 float32"}
     here.clear()

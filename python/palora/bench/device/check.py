@@ -45,9 +45,9 @@ class Results:
         self.saved = 0.0
 
     def left(self, stage: str, jobs: Iterable[Any]) -> list[Any]:
-        """Those that have no result yet; what was lost is tried again."""
+        """Those that have no result yet; what was lost, or a column of it, is tried again."""
         known = self.content[stage]
-        return [job for job in jobs if job.name not in known or "lost" in known[job.name]]
+        return [job for job in jobs if job.name not in known or report.lost(known[job.name])]
 
     def add(self, stage: str, name: str, result: dict[str, Any]) -> None:
         self.content[stage][name] = result
@@ -196,7 +196,7 @@ def _times(results: Results, chosen: list[items.Item], processes: int, end: floa
 def _prepared(left: list[items.Item], processes: int, until: float) -> list[timing.Job]:
     """The items of which every column ran, or was lost for a reason, before ``until``."""
     columns = [column for item in left for column in prepare.columns(item)]
-    columns.sort(key=lambda column: column.item.what != "step")  # networks take longest
+    columns.sort(key=lambda column: column.order)
     found: dict[str, dict[str, Any]] = {item.name: {} for item in left}
     for column, result in workers.run(prepare.prepare, columns, processes, LIMIT, until):
         found[column.item.name][column.column] = result
@@ -206,8 +206,9 @@ def _prepared(left: list[items.Item], processes: int, until: float) -> list[timi
     for item in left:
         results = found[item.name]
         if len(results) == sum(column.item == item for column in columns):
-            lost = {name: result.reason for name, result in results.items() if isinstance(result, Lost)}
-            kept = {name: result for name, result in results.items() if not isinstance(result, Lost)}
+            told = {c.column: results[c.column] for c in columns if c.item == item and not c.only_compiles}
+            lost = {name: result.reason for name, result in told.items() if isinstance(result, Lost)}
+            kept = {name: result for name, result in told.items() if not isinstance(result, Lost)}
             jobs.append(timing.Job(item, kept, lost))
     return jobs
 

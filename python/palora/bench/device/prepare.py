@@ -7,6 +7,7 @@ them; and what is wrong, hangs or spoils its process is known and left out.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,15 +19,19 @@ import palora_kernels as pk
 from palora.bench.device import tune, values
 from palora.bench.device.items import STEPS, Item, problem, steps
 from palora.bench.device.rows import compiled
+from palora.bench.models import Steps
 from palora.bench.plan import plans_of
 from palora.bench.problem import PARTS, Op, Problem
+from palora.layers import PaLoRAConv2d, PaLoRALinear
 from palora_kernels import implementations
 from palora_kernels.triton import tuning
+
+SHARES = {"resnet18": 4, "segnet": 4}  # networks of many shapes: so many processes compile for the layers of one
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of an item: "triton." and a plan, "eager", "compiled", or "step"."""
+    """A column of an item: "triton." and a plan, "eager", "compiled", "step", or "layers" and a share of them."""
 
     item: Item
     column: str
@@ -36,18 +41,28 @@ class Column:
         return f"{self.item.name}: {self.column}"
 
     @property
+    def order(self) -> int:
+        """When it runs: what others wait for first, a network after its layers are compiled."""
+        return 0 if self.only_compiles else 2 if self.column == "step" else 1
+
+    @property
+    def only_compiles(self) -> bool:
+        return self.column.startswith("layers ")
+
+    @property
     def plan(self) -> str | None:
         return self.column.removeprefix("triton.") if self.column.startswith("triton.") else None
 
 
 def columns(item: Item, device: str = "cuda") -> list[Column]:
-    """What has to be prepared for an item; networks take longest."""
+    """What has to be prepared for an item."""
     if item.what in ("rates", "plain"):
         return []
     if item.what == "compiled":
         return [Column(item, "compiled")]
     if item.what == "step":
-        return [Column(item, "step")]
+        shares = range(SHARES.get(item.subject, 0))
+        return [*(Column(item, f"layers {share}") for share in shares), Column(item, "step")]
     found = [f"triton.{name}" for name in implementations.algorithms(tune.TABLES[item.subject], "triton", device)]
     return [Column(item, name) for name in (found if item.what == "tune" else ["eager", *found])]
 
@@ -116,7 +131,32 @@ def _network(job: Column, device: torch.device) -> dict[str, float]:
     if job.column == "compiled":
         found.theirs(compiled(found.looped))
         return {}
+    if job.only_compiles:
+        _layers(found, int(job.column.split()[1]), SHARES[job.item.subject])
+        return {}
     return dict(zip(("ours", "loop"), found.errors(), strict=True))
+
+
+def _layers(found: Steps, share: int, shares: int) -> None:
+    """Our forward and backward pass with Triton in a share of the adapted layers, plain PyTorch in the others."""
+    before = os.environ.get("PALORA_BACKEND")
+
+    def choose(index: int) -> None:
+        os.environ["PALORA_BACKEND"] = "triton" if index % shares == share else "eager"
+
+    layers = [m for m in found.adapted.modules() if isinstance(m, (PaLoRALinear, PaLoRAConv2d))]
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, index=index: choose(index))  # type: ignore[misc]
+        for index, layer in enumerate(layers)
+    ]
+    try:
+        found.ours_backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        os.environ.pop("PALORA_BACKEND")
+        if before is not None:
+            os.environ["PALORA_BACKEND"] = before
 
 
 def _tiles(found: Problem, function: Op) -> None:

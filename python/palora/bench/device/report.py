@@ -23,6 +23,12 @@ def complaints(name: str, result: Content) -> list[str]:
     return lines
 
 
+def lost(result: Content) -> bool:
+    """Whether a job has no result, or a timed item lacks a column, because a process died, raised or did not answer."""
+    rows = result.get("rows", [result])
+    return "lost" in result or any(n.startswith("lost") for r in rows if "graph" in r for n in r["notes"].values())
+
+
 def lines_of(name: str, result: Content, rates: Content | None = None) -> list[str]:
     """A timed item as text: microseconds under graphs, in brackets one by one; shares of ``rates``, if they are known:
     what ours moves and multiplies at least, of what the device could have in that time."""

@@ -95,7 +95,8 @@ def _rows(job: Job, found: Problem, clock: Clock) -> list[Row]:
         functions = {OFF: found.plain}
     else:
         plan = plans_of(lambda: found.ours(**case))
-        errors |= {"ours": errors[plan]} if plan in errors else {}
+        if plan not in job.lost:
+            errors["ours"] = errors[plan] if plan in errors else found.error(found.ours)
         plans = {n: forced(item, found, n.removeprefix("triton.")) for n in errors if n.startswith("triton.")}
         functions = {"ours": found.ours, **plans, "eager": found.eager, **functions}
         if case["lam"].shape[0] > MOST_COMPILED:
