@@ -29,7 +29,7 @@ TILES = [Tile(16, 16, 16, 4, 2), Tile(32, 16, 16, 4, 2)]
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small shapes and few tiles, in the interpreter; cuDNN's way of choosing stays what it was."""
+    """Small shapes and few tiles, in the interpreter."""
     conv = ops.ConvShape("3→4 3×3", 2, 3, 4, 3, 5, 5, M=2)
     monkeypatch.setattr(items, "LINEAR", [(2, 8, 16, 12, 2, 1), (12, 1, 16, 12, 2, 1)])
     monkeypatch.setattr(ops, "CONV", [conv])
@@ -40,8 +40,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (prepare, timing):
         monkeypatch.setattr(module, "compiled", lambda function: function)
     monkeypatch.setenv("PALORA_BACKEND", "triton")
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
 
 
 def item(what: str, subject: str, index: int = 0, precision: str = "float32") -> items.Item:
@@ -138,12 +136,15 @@ def test_columns_of_other_items_join_the_row_of_their_op() -> None:
 @pytest.mark.usefixtures("tiny")
 def test_cudnn_tries_its_algorithms_or_not(what: str, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[bool] = set()
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32, cudnn.conv.fp32_precision
     inner = timing._measured
     monkeypatch.setattr(
         timing, "_measured", lambda *a: (seen.add(torch.backends.cudnn.benchmark), inner(*a))[1]
     )  # fmt: skip
     result_of(ready(item(what, "conv2d")))
     assert seen == {on}
+    assert (cudnn.benchmark, cudnn.allow_tf32, cudnn.conv.fp32_precision) == before
     assert not item("step", "segnet", 5).benchmark
 
 
@@ -164,8 +165,7 @@ def test_tuning_leaves_tiles_and_plans_as_a_file_takes_them(tmp_path: Path) -> N
         measured.write({"header": header, "times": {}}, tmp_path)
 
 
-def test_a_training_step_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)
+def test_a_training_step_and_rates() -> None:
     result = result_of(ready(item("step", "mlp", 2)))
     assert set(result["graph"]) == set(result["eager"]) == set(result["peak"]) == {"ours", "authors", "floor"}
     assert result["errors"]["ours"] <= result["tolerance"]

@@ -80,10 +80,14 @@ def forced(item: Item, found: Problem, plan: str) -> Op:
 @contextmanager
 def settings(item: Item, benchmark: bool) -> Iterator[None]:
     """float32 products as the item wants them, convolutions as exact as everything else in the row."""
-    torch.backends.cudnn.benchmark = benchmark
-    torch.backends.cudnn.allow_tf32 = item.precision == "tf32"
-    with values.asked_for(item.precision):
-        yield
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32 = benchmark, item.precision == "tf32"
+    try:
+        with values.asked_for(item.precision):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 def prepare(job: Column, device: torch.device | None = None) -> dict[str, float]:
