@@ -273,6 +273,7 @@ def settle(name: str, device: torch.device, tiles: list[Tile], cost: Callable[[T
     trial = tuning.trial()
     if trial is not None:
         trial.asked[name] = tiles
+        trial.costs[name] = {tile: cost(tile) for tile in tiles}
     measured = tuning.of(device).tiles.get(name) if trial is None else trial.tiles.get(name)
     return measured if measured in tiles else min(unasked, key=cost)
 
