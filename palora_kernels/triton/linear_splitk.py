@@ -158,20 +158,18 @@ _TILES = {
         Tile(128, 128, 64, 8, 4),
         Tile(128, 64, 64, 4, 4),
         Tile(64, 128, 128, 8, 4),
-        Tile(64, 128, 128, 4, 4),
         Tile(64, 128, 64, 4, 4),
         Tile(64, 256, 64, 8, 4),
         Tile(64, 64, 128, 4, 4),
         Tile(64, 64, 64, 4, 5),
         Tile(32, 128, 128, 4, 4),
-        Tile(32, 128, 64, 4, 5),
-        Tile(32, 64, 128, 4, 4),
+        Tile(32, 128, 64, 8, 4),
+        Tile(32, 64, 128, 8, 4),
         Tile(16, 128, 128, 4, 4),
-        Tile(16, 128, 64, 4, 5),
+        Tile(16, 128, 64, 8, 4),
         Tile(16, 64, 128, 4, 4),
     ],
     "tf32": [
-        Tile(128, 64, 32, 8, 4),
         Tile(64, 128, 32, 8, 4),
         Tile(64, 64, 64, 4, 4),
         Tile(64, 64, 32, 4, 4),
@@ -181,7 +179,7 @@ _TILES = {
         Tile(16, 64, 32, 4, 4),
     ],
     "ieee": [
-        Tile(64, 64, 16, 8, 3),
+        Tile(64, 64, 16, 8, 2),
         Tile(64, 32, 16, 4, 3),
         Tile(32, 64, 16, 4, 3),
         Tile(32, 32, 16, 4, 3),
@@ -189,7 +187,7 @@ _TILES = {
         Tile(16, 32, 16, 4, 3),
     ],
 }
-SPLITS = (1, 2, 3, 4, 6, 8, 12, 16)
+SPLITS = (1, 2, 3, 4, 6, 8)  # linear_splitk_sum spills with 16
 _START = 1 << 16  # bytes that a processor could read while a program starts and fills its stages
 _PRODUCTS = {"half": 64, "tf32": 32, "ieee": 4}  # multiply-adds of a processor in the time it reads a byte
 

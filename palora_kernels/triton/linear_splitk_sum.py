@@ -56,17 +56,17 @@ def linear_splitk_sum(
 
     acc = tl.zeros((BM, BN), tl.float32)
     if BASE and y_ptr is not None:
-        offsets = grid_offsets(of, o, width, 1)
+        base_offsets = grid_offsets(of, o, width, 1)
         for i in tl.static_range(SPLITS):
-            acc += tl.load(partial_ptr + step(i, width) * rows + offsets, mask=in_y, other=0.0)
+            acc += tl.load(partial_ptr + step(i, width) * rows + base_offsets, mask=in_y, other=0.0)
     for j0 in range(0, R, BR):
         j = j0 + tl.arange(0, BR)
         in_j = j < R
         in_s = in_row[:, None] & in_j[None, :]
-        offsets = s_start + grid_offsets(of, j, width, 1)
+        s_offsets = s_start + grid_offsets(of, j, width, 1)
         s = tl.zeros((BM, BR), tl.float32)
         for i in tl.static_range(SPLITS):
-            s += tl.load(partial_ptr + step(i, width) * rows + offsets, mask=in_s, other=0.0)
+            s += tl.load(partial_ptr + step(i, width) * rows + s_offsets, mask=in_s, other=0.0)
         if column_tile == 0:
             tl.store(s_ptr + grid_offsets(row, j, R, 1), s.to(dtype), mask=(row < rows)[:, None] & in_j[None, :])
         if y_ptr is not None:
@@ -125,11 +125,10 @@ def run(partial: Partial, bias: Tensor | None, out: Factor, lam: Tensor, s: Tens
 _WIDEST = 32  # columns of S at a time
 # Small, so that all processors read: the sums come from L2 and are not read again.
 _TILES = [
-    Tile(64, 64, _WIDEST, 8, 1),
     Tile(32, 64, _WIDEST, 4, 1),
-    Tile(16, 128, _WIDEST, 4, 1),
+    Tile(16, 128, _WIDEST, 8, 1),
     Tile(16, 64, _WIDEST, 4, 1),
-    Tile(16, 32, _WIDEST, 2, 1),
+    Tile(16, 32, _WIDEST, 4, 1),
 ]
 _START = 1 << 13  # bytes that a processor could read while a program starts
 
