@@ -31,12 +31,12 @@ def linear_splitk_sum(
     partial_ptr, bias_ptr, out_ptr, lam_ptr, s_ptr, y_ptr, rows, all_rows, O, R, r, n, width, s_start,
     bias_ray, bias_col, out_task, out_rank, out_col, lam_ray, lam_task,
     SPLITS: tl.constexpr, BASE: tl.constexpr, BIAS_PER_RAY: tl.constexpr, O_ALIGN: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BR: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """partial (SPLITS, rows, width), out (R, O), lam (M, T) -> y (all_rows, O) or None, and s (rows, R).
 
     Row p of y belongs to ray p // n and is made of row p % rows of the sums: for a shared input all_rows is M*rows.
-    BASE: the partial sums have columns for y.
+    BASE: the partial sums have columns for y. COLUMNS: R, rounded up to whole BR.
     """
     O = multiple(O, O_ALIGN)
     width = multiple(width, 16)
@@ -55,11 +55,7 @@ def linear_splitk_sum(
     dtype = s_ptr.dtype.element_ty
 
     acc = tl.zeros((BM, BN), tl.float32)
-    if BASE and y_ptr is not None:
-        base_offsets = grid_offsets(of, o, width, 1)
-        for i in tl.static_range(SPLITS):
-            acc += tl.load(partial_ptr + step(i, width) * rows + base_offsets, mask=in_y, other=0.0)
-    for j0 in range(0, R, BR):
+    for j0 in tl.static_range(0, COLUMNS, BR):
         j = j0 + tl.arange(0, BR)
         in_j = j < R
         in_s = in_row[:, None] & in_j[None, :]
@@ -67,13 +63,17 @@ def linear_splitk_sum(
         s = tl.zeros((BM, BR), tl.float32)
         for i in tl.static_range(SPLITS):
             s += tl.load(partial_ptr + step(i, width) * rows + s_offsets, mask=in_s, other=0.0)
-        if column_tile == 0:
-            tl.store(s_ptr + grid_offsets(row, j, R, 1), s.to(dtype), mask=(row < rows)[:, None] & in_j[None, :])
         if y_ptr is not None:
-            s *= lam_rows(lam_ptr, ray, j, in_row, in_j, r, lam_ray, lam_task)
+            lam = lam_rows(lam_ptr, ray, j, in_row, in_j, r, lam_ray, lam_task)
             out_offsets = factor_offsets(j, r, out_task, out_rank)[:, None] + o.to(tl.int64)[None, :] * out_col
             out = tl.load(out_ptr + out_offsets, mask=in_j[:, None] & in_o[None, :], other=0.0)
-            acc = tl.dot(s.to(dtype), out, acc, input_precision=PRECISION)
+            if BASE and j0 == 0:  # here, so that all loads are on their way before the first is waited for
+                base_offsets = grid_offsets(of, o, width, 1)
+                for i in tl.static_range(SPLITS):
+                    acc += tl.load(partial_ptr + step(i, width) * rows + base_offsets, mask=in_y, other=0.0)
+            acc = tl.dot((s * lam).to(dtype), out, acc, input_precision=PRECISION)
+        in_s = (row < rows)[:, None] & in_j[None, :] & (column_tile == 0)
+        tl.store(s_ptr + grid_offsets(row, j, R, 1), s.to(dtype), mask=in_s)
     if y_ptr is not None:
         if bias_ptr is not None:
             if BIAS_PER_RAY:
@@ -88,6 +88,7 @@ def run(partial: Partial, bias: Tensor | None, out: Factor, lam: Tensor, s: Tens
     """Fill s (rows, R), and y (rows, O) or, for a shared input, (M*rows, O) if it is wanted."""
     rows, R = s.shape
     all_rows, O = (rows, 0) if y is None else y.shape
+    BR = min(padded(R), _WIDEST)
     tile = choose(s, all_rows, O, R, partial.splits)
     launch(
         linear_splitk_sum,
@@ -117,7 +118,8 @@ def run(partial: Partial, bias: Tensor | None, out: Factor, lam: Tensor, s: Tens
         O_ALIGN=alignment(O),
         BM=tile.rows,
         BN=tile.columns,
-        BR=min(padded(R), _WIDEST),
+        BR=BR,
+        COLUMNS=max(triton.cdiv(R, BR), 1) * BR,
         PRECISION=configs.precision(s.dtype),
     )
 
@@ -125,7 +127,7 @@ def run(partial: Partial, bias: Tensor | None, out: Factor, lam: Tensor, s: Tens
 _WIDEST = 32  # columns of S at a time
 # Small, so that all processors read: the sums come from L2 and are not read again.
 _TILES = [
-    Tile(32, 64, _WIDEST, 4, 1),
+    Tile(32, 64, _WIDEST, 8, 1),
     Tile(16, 128, _WIDEST, 8, 1),
     Tile(16, 64, _WIDEST, 4, 1),
     Tile(16, 32, _WIDEST, 4, 1),
