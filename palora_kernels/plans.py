@@ -19,7 +19,7 @@ from palora_kernels.triton import configs, tuning
 _FORCED: dict[str, str] = {}
 
 ALGORITHMS = {
-    "linear": ("factored", "split", "library", "merged"),
+    "linear": ("factored", "split", "splitk", "library", "merged"),
     "linear_delta": ("merged", "basis"),
     "conv2d": ("merged", "library", "basis", "factored", "direct", "tiled"),
     "conv2d_delta": ("merged", "library", "basis", "direct", "tiled"),
@@ -83,7 +83,7 @@ def linear(
     if "linear" in _FORCED:
         forced = _FORCED["linear"]
         # Elsewhere nothing is fused, and the base products are the library's already.
-        return "factored" if forced in ("split", "library") and backend != "triton" else forced
+        return "factored" if forced in ("split", "splitk", "library") and backend != "triton" else forced
     if backend == "triton":
         measured = _measured(like, "linear", shared, rays=rays, n=n, K=K, O=O, R=R)
         exact = like is not None and _in_full_float32(like.dtype)
@@ -131,6 +131,7 @@ _POINTERS = (
     0.7  # of cuBLAS's speed, what the products of our kernels reach: 0.68 to 0.79 forward, 4096 x 4096, bfloat16
 )
 _MERGING = 85  # a multiply-add of the merge kernel, in float32 on scalar units, over one of the tensor cores
+_FEW = 256  # rows of a product whose time is the reading of W
 _EXACT = 2**27  # multiply-adds of a float32 product from which cuBLAS wins: forward 6 to 7 times as fast as ours
 
 
@@ -154,6 +155,8 @@ def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool, exac
     rows = rays * n
     if exact and rows * K * O >= _EXACT:
         return "library"
+    if rows <= _FEW and K * O >= 2**20:  # the same, with more programs to read it; by arithmetic, not timed yet
+        return "splitk"
     if rows <= 1024 and K * O >= 2**22:  # W is all the traffic: level forward, and cuBLAS reads it faster backward
         return "library"
     traffic, products = rows * (K + O) + K * O, rows * K * O

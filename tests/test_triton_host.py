@@ -103,6 +103,7 @@ CASES = {
     "linear factored": ("linear", "factored", lambda: linear_case(*LINEAR, shared=False), {}),
     "linear shared": ("linear", "factored", lambda: linear_case(*LINEAR, shared=True, bias=2), {"shared": True}),
     "linear split": ("linear", "split", lambda: linear_case(*LINEAR, shared=False, bias=0), {}),
+    "linear splitk": ("linear", "splitk", lambda: linear_case(*LINEAR, shared=False, bias=2), {}),
     "linear merged": ("linear", "merged", lambda: linear_case(*LINEAR, shared=False, weight=False), {}),
     "delta basis": ("linear_delta", "basis", lambda: linear_delta_case(*LINEAR[:-1], shared=False), {}),
     "delta merged": ("linear_delta", "merged", lambda: linear_delta_case(*LINEAR[:-1], shared=True), {"shared": True}),

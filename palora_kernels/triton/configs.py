@@ -198,15 +198,16 @@ def candidates(
     largest: int = 128 * 256,
     columns: int | None = None,
     deepest: int | None = None,
+    tiles: list[Tile] | None = None,
 ) -> list[Tile]:
-    """All tiles that `choose` and ``bench --tune`` may take.
+    """All tiles that `choose` and ``bench --tune`` may take, of ``tiles`` or of the usual ones.
 
     ``largest`` bounds the accumulator, rows*columns; ``columns`` fixes the width where the problem itself is narrow;
     ``deepest`` bounds the depth, for operands that are loaded number by number and need a register for each address.
     """
-    tiles = _TILES[kind]
+    tiles = tiles or _TILES[kind]
     if deepest is not None:
-        tiles = [replace(t, depth=min(t.depth, deepest)) for t in tiles]
+        tiles = list(dict.fromkeys(replace(t, depth=min(t.depth, deepest)) for t in tiles))
     if columns is not None:
         widest = {(t.rows, t.depth): replace(t, columns=columns) for t in tiles if t.num_warps <= 4}
         tiles = list(widest.values())

@@ -23,13 +23,17 @@ from palora_kernels.triton import shipped
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's part of a product: rows x columns of the result, ``depth`` of the reduction at a time."""
+    """One program's part of a product: rows x columns of the result, ``depth`` of the reduction at a time.
+
+    ``splits``: programs that share the reduction, where that is measured too; 0 leaves it to the arithmetic.
+    """
 
     rows: int
     columns: int
     depth: int
     num_warps: int
     num_stages: int
+    splits: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,8 +135,9 @@ def read(path: Path) -> Tuning:
 def _tile(entry: Any) -> Tile:
     tile = Tile(**entry)
     for name, value in asdict(tile).items():
-        least = 16 if name in ("rows", "columns", "depth") else 1
-        good = type(value) is int and value >= least and (name == "num_stages" or value & (value - 1) == 0)
+        least = {"num_warps": 1, "num_stages": 1, "splits": 0}.get(name, 16)
+        any_number = name in ("num_stages", "splits")
+        good = type(value) is int and value >= least and (any_number or value & (value - 1) == 0)
         if not good:
             raise ValueError(f"{name} {value!r} of a tile")
     return tile

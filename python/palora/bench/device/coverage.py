@@ -171,6 +171,8 @@ def with_every_tile() -> list[Example]:
         _linear(33, 3, 72, 136, 9, 8, False, 2, True, False),  # R = 72, more than 8 tasks, more than 32 rays
         _linear(3, 33, 1056, 1000, 2, 8, False, 1, True, False),  # several tiles for each program of the pull-back
         _linear(3, 17, 1000, 720, 4, 8, False, 0, True, False),  # R = 32
+        _linear(64, 1, 1056, 520, 3, 8, False, 2, True, False),  # few rows, and splits of many numbers
+        _linear(29, 1, 1040, 264, 2, 8, False, 1, True, False),
         _conv(5, 8, 10, 20, 2, 1, "loralib", False, 1, k=5, size=(12, 12)),
         _conv(3, 9, 32, 48, 2, 2, "matricised", False, 1, padding=1, size=(17, 19)),
         _conv(3, 8, 1, 10, 2, 1, "matricised", True, 1, k=5, size=(28, 28)),
