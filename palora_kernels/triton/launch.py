@@ -6,9 +6,10 @@ are such records of the plans themselves, on tensors of the meta device, so neit
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -132,8 +133,13 @@ def elsewhere(device: int) -> bool:
     return device >= 0 and device != torch.cuda.current_device()
 
 
-def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arguments: Any) -> None:
-    """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start."""
+def launch(
+    kernel: Any, programs: int, *, num_warps: int, num_stages: int, descriptors: bool = False, **arguments: Any
+) -> None:
+    """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start.
+
+    ``descriptors``: the kernel makes tensor descriptors, for which Triton has to be lent memory.
+    """
     if programs == 0:
         return
     if _records is not None:
@@ -141,18 +147,18 @@ def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arg
         return
     watcher: Watcher | None = getattr(_local, "watcher", None)
     if watcher is None:
-        _perform(kernel, programs, num_warps, num_stages, arguments)
+        _perform(kernel, programs, num_warps, num_stages, arguments, descriptors)
         return
     watcher.launching = True
     try:
-        start = _perform(kernel, programs, num_warps, num_stages, arguments)
+        start = _perform(kernel, programs, num_warps, num_stages, arguments, descriptors)
     finally:
         watcher.launching = False
     watcher.launched(start, [arguments[name] for name in kernel.arg_names])
 
 
 def _perform(
-    kernel: Any, programs: int, num_warps: int, num_stages: int, arguments: dict[str, Any]
+    kernel: Any, programs: int, num_warps: int, num_stages: int, arguments: dict[str, Any], descriptors: bool = False
 ) -> Callable[..., object]:
     """Launch, and return what launches again; see `Watcher`."""
     if interpreted():
@@ -160,10 +166,30 @@ def _perform(
         return partial(_interpret, kernel, programs)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
     device = next(v for v in arguments.values() if isinstance(v, Tensor)).get_device()
+    first = kernel[(programs,)]
     with torch.cuda.device(device) if elsewhere(device) else nullcontext():
-        compiled = kernel[(programs,)](**arguments, **options)
+        compiled = (partial(_lending, first) if descriptors else first)(**arguments, **options)
     # A launch returns the compiled kernel, which is launched the same way: so in Triton 3.4, 3.6 and 3.8.
-    return cast("Callable[..., object]", compiled[(programs, 1, 1)])
+    start = cast("Callable[..., object]", compiled[(programs, 1, 1)])
+    return partial(_lending, start) if descriptors else start
+
+
+def _lending(start: Callable[..., Any], *values: Any, **named: Any) -> Any:
+    """Launch in a context of its own, where Triton takes the memory that it asks for from PyTorch, on the stream of the
+    launch: what the caller has set by `triton.set_allocator` stays."""
+    return contextvars.copy_context().run(_lent, start, values, named)
+
+
+def _lent(start: Callable[..., Any], values: Sequence[Any], named: dict[str, Any]) -> Any:
+    import triton
+
+    triton.set_allocator(_memory)
+    return start(*values, **named)
+
+
+def _memory(size: int, alignment: int, stream: int | None) -> Tensor:
+    """PyTorch aligns to 512 bytes; and once the launch is queued only what follows it on the stream gets this memory."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def _interpret(kernel: Any, programs: int, *values: Any) -> None:
