@@ -188,7 +188,7 @@ def _lent(start: Callable[..., Any], values: Sequence[Any], named: dict[str, Any
 
 
 def _memory(size: int, alignment: int, stream: int | None) -> Tensor:
-    """PyTorch aligns to 512 bytes; and once the launch is queued only what follows it on the stream gets this memory."""
+    """PyTorch aligns to 512 bytes, and what gets this memory next on the stream follows the launch."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 

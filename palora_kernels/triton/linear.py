@@ -2,8 +2,9 @@
 
 ``factored`` keeps A and B apart and forms S = X B^T beside the base product, in one launch; where R is too large for
 that it is ``split``: S first, in a launch of its own. ``library`` leaves the base products to cuBLAS, which adds them
-to the adapters' part. ``persistent`` makes the adapters columns of the base product, which TMA copies feed. ``merged`` forms the M weights in one launch and multiplies with cuBLAS. ``basis`` computes the
-products with W and every D_t and combines them; with a shared input once for all rays.
+to the adapters' part. ``persistent`` makes the adapters columns of the base product, which TMA copies feed. ``merged``
+forms the M weights in one launch and multiplies with cuBLAS. ``basis`` computes the products with W and every D_t and
+combines them; with a shared input once for all rays.
 """
 
 from __future__ import annotations

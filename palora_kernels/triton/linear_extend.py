@@ -3,8 +3,8 @@
 
     L = [S o Lam | ones | 0]   rows x C        Q = [A | b | 0]   O x C
 
-With one bias the ones are a column; with a bias per ray they are M columns, of which a row has the one of its ray. Zeros
-fill up to a multiple of eight columns, since a tensor descriptor needs rows that start at multiples of 16 bytes.
+With one bias the ones are a column; with a bias per ray they are M columns, and a row has a one in that of its ray.
+Zeros fill up to a multiple of eight columns, since a tensor descriptor needs rows that start at multiples of 16 bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from palora_kernels.triton import configs
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, plain_variants

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""Y = [X | L] [W | Q]^T by programs that stay: each walks over tiles of Y, which TMA copies feed. dX is the same kernel.
+"""Y = [X | L] [W | Q]^T by programs that stay: each walks over tiles of Y, fed by TMA copies. dX is the same kernel.
 
     L = [S o Lam | ones | 0], Q = [A | b | 0]      Y  = X W^T + L Q^T        (`linear_extend` writes L and Q)
     U = [U0 o Lam | 0]                             dX = G W + U B
@@ -94,11 +94,6 @@ def linear_persistent(
             y_tiles.store([p, o], acc.to(y_ptr.dtype.element_ty))
 
 
-def has_descriptors(target: Target) -> bool:
-    """Whether the device copies tiles by itself: NVIDIA's from Hopper on."""
-    return target.name.startswith("sm_") and int(target.name[3:]) >= 90
-
-
 def describable(*tensors: Tensor) -> bool:
     """Whether TMA copies can read these matrices: 16-bit numbers in contiguous rows that start at multiples of 16
     bytes."""
@@ -118,7 +113,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def run(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, *, along_k: bool) -> Tensor:
-    """Y (rows, O) for x (rows, K), left (rows, C), weight (O, K) and right (O, C), the last two (K, O) and (C, O) unless
+    """Y (rows, O) for x (rows, K), left (rows, C), weight (O, K), right (O, C); the last two (K, O) and (C, O) unless
     ``along_k``; all `describable`. ``left`` may have more columns than ``right`` serves; they are not read."""
     rows, K = x.shape
     O = weight.shape[0 if along_k else 1]
@@ -162,7 +157,6 @@ _TILES = (
     Tile(128, 128, 64, 8, 3),
     Tile(128, 128, 64, 4, 3),
     Tile(64, 128, 64, 4, 4),
-    Tile(128, 128, 64, 8, 2),
 )
 
 
@@ -172,7 +166,8 @@ def _parts(tile: Tile) -> int:
 
 def _held(tile: Tile) -> int:
     """Bytes of shared memory: the operands of all stages, a part of the result on its way out, and the barriers."""
-    return 2 * ((tile.rows + tile.columns) * tile.depth * tile.num_stages + tile.rows * tile.columns // _parts(tile)) + 256
+    operands = (tile.rows + tile.columns) * tile.depth * tile.num_stages
+    return 2 * (operands + tile.rows * tile.columns // _parts(tile)) + 256
 
 
 def _resident(tile: Tile, target: Target) -> int:
@@ -187,9 +182,7 @@ def candidates(target: Target) -> list[Tile]:
 def _choose(x: Tensor, rows: int, O: int, K: int) -> Tile:
     target = configs.target_of(x.device)
     name = tile_key("linear_persistent", "half", rows, O, K)
-    return configs.settle(
-        name, x.device, candidates(target), lambda t: configs.cycles(t, "half", rows, O, K, target)
-    )
+    return configs.settle(name, x.device, candidates(target), lambda t: configs.cycles(t, "half", rows, O, K, target))
 
 
 def variants() -> Iterator[Variant]:
@@ -205,7 +198,7 @@ def variants() -> Iterator[Variant]:
             run(x, x.new_empty(K, O), left, x.new_empty(C, O), along_k=False)
 
     def listed(kind: str, target: Target) -> list[Tile]:
-        return candidates(target) if kind == "half" and has_descriptors(target) else []
+        return candidates(target) if kind == "half" and configs.copies_tiles(target) else []
 
     for label, along_k in (("forward", True), ("dx", False)):
         yield from variants_of(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from palora_kernels.eager.factors import Needs
 from palora_kernels.eager.linear import Gradients
-from palora_kernels.triton import linear_extend, linear_persistent, linear_sums
+from palora_kernels.triton import configs, linear_extend, linear_persistent, linear_sums
 from palora_kernels.triton.linear_persistent import describable
 
 _MOST_BIASES = 64  # columns of ones, at most; a bias for each of more rays is the library's to add
@@ -24,6 +24,8 @@ _MOST_BIASES = 64  # columns of ones, at most; a bias for each of more rays is t
 def _serves(rows: Tensor, weight: Tensor | None, R: int, biases: int, shared: bool) -> bool:
     """Whether the kernel can read the layouts of this call; ``rows`` are those of X or of G."""
     if weight is None or shared or R == 0 or biases > _MOST_BIASES:
+        return False
+    if not configs.copies_tiles(configs.target_of(rows.device)):
         return False
     O, K = weight.shape
     return O % 8 == 0 and K % 8 == 0 and describable(rows, weight)
