@@ -162,7 +162,7 @@ def _in_full_float32(dtype: torch.dtype) -> bool:
 
 
 def offers_persistent(K: int, O: int, shared: bool, common: bool, like: Tensor) -> bool:
-    """Whether that plan serves a call: stacked rows of 16-bit numbers and of whole 16 bytes, a GPU that copies tiles."""
+    """Whether that plan serves a call: stacked rows, 16-bit numbers, whole 16 bytes a row, a GPU that copies tiles."""
     return common and not shared and K % 8 == 0 and O % 8 == 0 and _copies_tiles(like.device, like.dtype)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -133,13 +133,8 @@ def elsewhere(device: int) -> bool:
     return device >= 0 and device != torch.cuda.current_device()
 
 
-def launch(
-    kernel: Any, programs: int, *, num_warps: int, num_stages: int, descriptors: bool = False, **arguments: Any
-) -> None:
-    """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start.
-
-    ``descriptors``: the kernel makes tensor descriptors, for which Triton has to be lent memory.
-    """
+def launch(kernel: Any, programs: int, *, num_warps: int, num_stages: int, **arguments: Any) -> None:
+    """Start ``programs`` programs of a kernel on the device of its tensors; none if there are none to start."""
     if programs == 0:
         return
     if _records is not None:
@@ -147,18 +142,18 @@ def launch(
         return
     watcher: Watcher | None = getattr(_local, "watcher", None)
     if watcher is None:
-        _perform(kernel, programs, num_warps, num_stages, arguments, descriptors)
+        _perform(kernel, programs, num_warps, num_stages, arguments)
         return
     watcher.launching = True
     try:
-        start = _perform(kernel, programs, num_warps, num_stages, arguments, descriptors)
+        start = _perform(kernel, programs, num_warps, num_stages, arguments)
     finally:
         watcher.launching = False
     watcher.launched(start, [arguments[name] for name in kernel.arg_names])
 
 
 def _perform(
-    kernel: Any, programs: int, num_warps: int, num_stages: int, arguments: dict[str, Any], descriptors: bool = False
+    kernel: Any, programs: int, num_warps: int, num_stages: int, arguments: dict[str, Any]
 ) -> Callable[..., object]:
     """Launch, and return what launches again; see `Watcher`."""
     if interpreted():
@@ -166,25 +161,25 @@ def _perform(
         return partial(_interpret, kernel, programs)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
     device = next(v for v in arguments.values() if isinstance(v, Tensor)).get_device()
-    first = kernel[(programs,)]
+    lend: Any = _lending if "make_tensor_descriptor" in inspect.getsource(kernel.fn) else lambda start: start
     with torch.cuda.device(device) if elsewhere(device) else nullcontext():
-        compiled = (partial(_lending, first) if descriptors else first)(**arguments, **options)
+        compiled = lend(kernel[(programs,)])(**arguments, **options)
     # A launch returns the compiled kernel, which is launched the same way: so in Triton 3.4, 3.6 and 3.8.
-    start = cast("Callable[..., object]", compiled[(programs, 1, 1)])
-    return partial(_lending, start) if descriptors else start
+    return cast("Callable[..., object]", lend(compiled[(programs, 1, 1)]))
 
 
-def _lending(start: Callable[..., Any], *values: Any, **named: Any) -> Any:
-    """Launch in a context of its own, where Triton takes the memory that it asks for from PyTorch, on the stream of the
-    launch: what the caller has set by `triton.set_allocator` stays."""
-    return contextvars.copy_context().run(_lent, start, values, named)
+def _lending(start: Callable[..., Any]) -> Callable[..., Any]:
+    """The same launch, for a kernel that makes tensor descriptors: it needs memory for them, from PyTorch.
 
-
-def _lent(start: Callable[..., Any], values: Sequence[Any], named: dict[str, Any]) -> Any:
+    It runs in a context of its own, so what the caller has set by `triton.set_allocator` stays.
+    """
     import triton
 
-    triton.set_allocator(_memory)
-    return start(*values, **named)
+    def lent(*values: Any, **named: Any) -> Any:
+        triton.set_allocator(_memory)
+        return start(*values, **named)
+
+    return lambda *values, **named: contextvars.copy_context().run(lent, *values, **named)
 
 
 def _memory(size: int, alignment: int, stream: int | None) -> Tensor:

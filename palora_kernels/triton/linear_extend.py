@@ -85,23 +85,34 @@ def linear_extend(
             tl.store(right_ptr + grid_offsets(o, j, C, 1), right, mask=in_o[:, None] & in_c[None, :])
 
 
-def run(
-    S: Tensor, lam: Tensor, A: Tensor | None = None, bias: Tensor | None = None, biases: int = 0
-) -> tuple[Tensor, Tensor | None]:
-    """L (P, C) for S (P, R), contiguous, and Q (O, C) for A (T, O, r), None without A; C is a multiple of eight.
+def run(S: Tensor, lam: Tensor, A: Tensor, bias: Tensor | None, biases: int) -> tuple[Tensor, Tensor]:
+    """L (P, C) for S (P, R), contiguous, and Q (O, C) for A (T, O, r); C is a multiple of eight.
 
     ``bias`` is (O,) or (M, O), ``biases`` how many: 1 or M. Without ``bias``, Q has zeros where it would be.
     """
-    rows, R = S.shape
+    right = A.new_empty(A.shape[1], _columns(S, biases))
+    return _run(S, lam, A, bias, biases, right), right
+
+
+def rows(S: Tensor, lam: Tensor) -> Tensor:
+    """S o Lam with zeros behind it, (P, C)."""
+    return _run(S, lam, None, None, 0, None)
+
+
+def _columns(S: Tensor, biases: int) -> int:
+    return -(-(S.shape[1] + biases) // 8) * 8
+
+
+def _run(S: Tensor, lam: Tensor, A: Tensor | None, bias: Tensor | None, biases: int, right: Tensor | None) -> Tensor:
+    P, R = S.shape
     M, T = lam.shape
-    C = -(-(R + biases) // 8) * 8
-    left = S.new_empty(rows, C)
-    right = None if A is None else A.new_empty(A.shape[1], C)
+    C = _columns(S, biases)
+    left = S.new_empty(P, C)
     O = 0 if A is None else A.shape[1]
     factor = {"a_task": 0, "a_rank": 0, "a_col": 0} if A is None else out_side(A).strides("a")
     launch(
         linear_extend,
-        (triton.cdiv(rows, _ROWS) + triton.cdiv(O, _ROWS)) * triton.cdiv(C, _COLUMNS),
+        (triton.cdiv(P, _ROWS) + triton.cdiv(O, _ROWS)) * triton.cdiv(C, _COLUMNS),
         num_warps=4,
         num_stages=1,
         s_ptr=S,
@@ -110,11 +121,11 @@ def run(
         a_ptr=A,
         bias_ptr=bias,
         right_ptr=right,
-        rows=rows,
+        rows=P,
         O=O,
         R=R,
         r=max(R // T, 1),
-        n=max(rows // M, 1),
+        n=max(P // M, 1),
         C=C,
         biases=biases,
         **strides(lam, "lam_ray", "lam_task"),
@@ -124,7 +135,7 @@ def run(
         BP=_ROWS,
         BC=_COLUMNS,
     )
-    return left, right
+    return left
 
 
 def variants() -> Iterator[Variant]:
@@ -136,7 +147,7 @@ def variants() -> Iterator[Variant]:
         if both:
             run(S, lam, S.new_empty(T, O, r), S.new_empty(O), 1)
         else:
-            run(S, lam)
+            rows(S, lam)
 
     for label, both in (("both sides", True), ("rows", False)):
         yield from plain_variants(f"linear_extend {label}", linear_extend, lambda dtype, both=both: call(dtype, both))  # type: ignore[misc]

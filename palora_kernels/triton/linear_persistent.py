@@ -109,7 +109,7 @@ def describable(*tensors: Tensor) -> bool:
 
 
 def _address(tensor: Tensor) -> int:
-    return tensor.storage_offset() * 2 if tensor.device.type == "meta" else tensor.data_ptr()
+    return int(tensor.storage_offset()) * 2 if tensor.device.type == "meta" else tensor.data_ptr()
 
 
 def run(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, *, along_k: bool) -> Tensor:
@@ -126,7 +126,6 @@ def run(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, *, along_k: bool
         min(tiles, target.processors * _resident(tile, target)),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
-        descriptors=True,
         x_ptr=x,
         w_ptr=weight,
         left_ptr=left,

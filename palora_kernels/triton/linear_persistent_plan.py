@@ -60,7 +60,7 @@ def backward(
     T, O, r = A.shape
     R, rays = T * r, lam.shape[0]
     biases = (0, 1, rays)[bias_dims] if needs.bias else 0
-    grad = grad.contiguous()
+    grad = grad if describable(grad) else grad.clone(memory_format=torch.contiguous_format)
     into = B.reshape(R, -1)
     if weight is None or not _serves(grad, weight, R, biases, shared) or not describable(into):
         return None
@@ -69,7 +69,7 @@ def backward(
     if needs.x or needs.factors or needs.lam:
         U0 = torch.mm(grad, right[:, :R])
         if needs.x or needs.factors:
-            U, _ = linear_extend.run(U0, lam)
+            U = linear_extend.rows(U0, lam)
         if needs.x:
             dx = linear_persistent.run(grad, weight, U, into, along_k=False)
         if needs.factors:
