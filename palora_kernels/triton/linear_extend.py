@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from palora_kernels.triton import configs
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, plain_variants
@@ -139,7 +140,9 @@ def _run(S: Tensor, lam: Tensor, A: Tensor | None, bias: Tensor | None, biases: 
 
 
 def variants() -> Iterator[Variant]:
-    """Both sides, and the rows alone."""
+    """Both sides, and the rows alone, where some device has the kernel that reads them."""
+    if not any(configs.copies_tiles(target) for target in configs.TARGETS.values()):
+        return
 
     def call(dtype: torch.dtype, both: bool) -> None:
         M, n, O, T, r = 5, 512, 1024, 2, 8

@@ -116,6 +116,7 @@ def examples(small: bool = False) -> list[Example]:
             _linear(3, 5, 19, 18, 2, 3, False, 2, True, False),
             _linear(3, 5, 19, 18, 2, 3, True, 1, True, False),
             _linear(7, 1, 5, 6, 2, 1, False, 0, True, False),
+            _linear(3, 5, 24, 16, 2, 3, False, 2, True, False),
             _linear(3, 5, 7, 9, 2, 1, False, 1, False, True),
             _linear(3, 5, 7, 9, 2, 1, True, 1, True, True),
             _conv(2, 2, 3, 5, 2, 1, "matricised", False, 1, size=(5, 4), padding=1),
