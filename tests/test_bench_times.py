@@ -63,6 +63,7 @@ def test_rows_hold_every_plan_and_what_it_is_compared_with() -> None:
     forward, both = result["rows"]
     assert [row["part"] for row in (forward, both)] == ["forward", "forward + backward"]
     offered = {f"triton.{name}" for name in implementations.algorithms("LOW_RANK", "triton", "cpu")}
+    offered.remove("triton.persistent")  # of 16-bit numbers
     assert set(both["graph"]) == {"ours", "eager", "authors", "floor", *offered}
     assert set(both["eager"]) == {"ours", "eager", "authors", "floor"}
     assert all(0 <= error < 1e-4 for error in both["errors"].values())

@@ -42,6 +42,17 @@ TARGETS = {
         Target("gfx942", 304, 65_536),
     )
 }
+
+
+def copies_tiles(target: Target) -> bool:
+    """Whether the device copies tiles of matrices by itself (TMA), and Triton lets it work ahead: Hopper and Blackwell.
+
+    Not the Blackwell of workstations, sm_120, which has TMA: compiled for it, the loop does not work ahead.
+    """
+    fast = target.name.startswith("sm_") and 90 <= int(target.name[3:]) < 120
+    return fast and versions.triton_release() >= versions.DESCRIPTORS
+
+
 _ASSUMED = "sm_90"  # for tensors without a device: the interpreter and the meta device
 
 

@@ -2,9 +2,9 @@
 
 ``factored`` keeps A and B apart and forms S = X B^T beside the base product, in one launch; where R is too large for
 that it is ``split``: S first, in a launch of its own. ``splitk`` cuts the reduction into pieces, for few rows.
-``library`` leaves the base products to cuBLAS, which adds them to the adapters' part. ``merged`` forms the M weights in
-one launch and multiplies with cuBLAS. ``basis`` computes the products with W and every D_t and combines them; with a
-shared input once for all rays.
+``library`` leaves the base products to cuBLAS, which adds them to the adapters' part. ``persistent`` makes the adapters
+columns of the base product, which TMA copies feed. ``merged`` forms the M weights in one launch and multiplies with
+cuBLAS. ``basis`` computes the products with W and every D_t and combines them; with a shared input once for all rays.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from palora_kernels.triton import (
     linear_dense,
     linear_few,
     linear_library,
+    linear_persistent_plan,
     linear_product,
     linear_project,
     linear_rays,
@@ -184,6 +185,18 @@ def splitk_backward(
     return linear_few.backward(grad, x, weight, A, B, lam, S, bias_dims, shared, needs)
 
 
+def persistent_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
+) -> tuple[Tensor, Tensor]:
+    found = linear_persistent_plan.forward(x, weight, bias, A, B, lam, shared)
+    return linear_library.forward(x, weight, bias, A, B, lam, shared) if found is None else found
+
+
+def persistent_backward(grad: Tensor, *call: Any) -> Gradients:
+    found = linear_persistent_plan.backward(grad, *call)
+    return library_backward(grad, *call) if found is None else found
+
+
 def merged_forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
 ) -> tuple[Tensor, None]:
@@ -221,6 +234,7 @@ LOW_RANK: dict[str, Plan] = {
     "split": (partial(factored_forward, fused=False), partial(factored_backward, fused=False)),
     "splitk": (linear_few.forward, splitk_backward),
     "library": (linear_library.forward, library_backward),
+    "persistent": (persistent_forward, persistent_backward),
     "merged": (merged_forward, merged_backward),
 }
 DENSE: dict[str, Plan] = {

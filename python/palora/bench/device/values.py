@@ -75,15 +75,14 @@ def jobs(precisions: list[str], backends: list[str], device: str = "cuda") -> li
     for index, call in enumerate(coverage.calls()):
         for backend in backends:
             for algorithm in implementations.algorithms(call.table, backend, device):
-                if call.only(algorithm):
-                    label = f"{call.op} {call.label}"
-                    tiles = call.tiles and backend == "triton"
-                    found += [
-                        Job(index, label, backend, algorithm, p, every)
-                        for every in ((False, True) if tiles else (False,))
-                        for p in precisions
-                        if p != "tf32" or backend == "triton"
-                    ]
+                label = f"{call.op} {call.label}"
+                tiles = call.tiles and backend == "triton"
+                found += [
+                    Job(index, label, backend, algorithm, p, every)
+                    for every in ((False, True) if tiles else (False,))
+                    for p in precisions
+                    if call.takes(algorithm, DTYPES[p]) and (p != "tf32" or backend == "triton")
+                ]
     return sorted(found, key=lambda job: (job.tiles, precisions.index(job.precision)))
 
 
@@ -179,6 +178,8 @@ def examine(job: Job, device: torch.device | None = None) -> Report:
     warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
     device = device or torch.device("cuda", torch.cuda.current_device())
     tolerance = TOLERANCE[job.precision]
+    if not coverage.has(device, DTYPES[job.precision], job.algorithm):
+        return Report(0, "", 0.0, [])
     with asked_for(job.precision):
         call = _Call(job, device)
         ran = call.ran()
