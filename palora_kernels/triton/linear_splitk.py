@@ -220,7 +220,8 @@ def choose(x: Tensor, weight: Tensor | None, into: Factor, rows: int, O: int, K:
         return sorted((replace(tile, splits=s) for s in allowed), key=cost)[:3]
 
     tiles = _listed(kind, target, configs.SHALLOW if scattered(x, weight) else None)
-    tall = [t for t in tiles if min(fitting, 64) <= t.rows <= fitting]
+    least = min(fitting, 32 if kind == "ieee" else 64)
+    tall = [t for t in tiles if least <= t.rows <= fitting]
     name = tuning.tile_key("linear_splitk", kind, rows, O, K)
     tile = configs.settle(name, x.device, [s for t in tall for s in split(t)], cost)
     return tile if tile.splits else split(tile)[0]
