@@ -187,7 +187,7 @@ _TILES = {
         Tile(16, 32, 16, 4, 3),
     ],
 }
-SPLITS = (1, 2, 3, 4, 6, 8)  # linear_splitk_sum spills with 16
+SPLITS = (1, 2, 3, 4, 6, 8)  # with 16 an earlier form of linear_splitk_sum spilled
 _START = 1 << 16  # bytes that a processor could read while a program starts and fills its stages
 _PRODUCTS = {"half": 64, "tf32": 32, "ieee": 4}  # multiply-adds of a processor in the time it reads a byte
 
