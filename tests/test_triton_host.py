@@ -386,7 +386,7 @@ def test_memory_is_given_back_as_soon_as_it_was_read(device: str) -> None:
 def test_the_first_call_keeps_nothing_of_its_graph(device: str, captures: list[str]) -> None:
     """Neither activations nor autograd's nodes, which belong to a stream: without waiting for a garbage collection."""
     x = torch.randn(6, 3, 5, 5, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight, A, B = (torch.randn(s, device=device) for s in ((4, 3, 3, 3), (2, 4, 1), (2, 1, 27)))
+    weight, A, B = (torch.randn(s, device=device, requires_grad=True) for s in ((4, 3, 3, 3), (2, 4, 1), (2, 1, 27)))
     gc.collect()
     gc.disable()
     try:
