@@ -221,10 +221,8 @@ def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) 
     factors = LowRank(A, B, weight.shape)
     out_h, out_w = geometry.output_size(x, (kh, kw))
     K, positions = C * kh * kw, out_h * out_w
-    call = plans.Conv("triton", rays, layer.n, positions, K, O, T * layer.rank * kh, T + 1, 1, shared, False, True, 2)
-    name = algorithm or plans.conv2d(call)
-    if name == "library":  # the same stages; whether cuDNN's kernels move the least is not ours to say
-        name = "merged"
+    # The other plans leave the convolution to cuDNN; whether its kernels move the least is not ours to say.
+    name = algorithm or "merged"
     y = make(rays * layer.n, O, out_h, out_w).to(memory_format=torch.channels_last)
     forward, backward = CONV[name]
     needs = Needs(x=not shared, weight=True, bias=True, factors=True, lam=True)
