@@ -310,7 +310,8 @@ def _conv2d_on_gpu(call: Conv) -> str:
     gathered = _GATHER * rows * K if call.channels < 16 else 0
     costs = {
         "merged": _cost(weights, weights * (R or E)) + _cost(weights + gathered + rows * O, tiled * K * O / _POINTERS),
-        "library": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, rows * K * O, launches=_CALL * call.rays),
+        "library": _cost(weights, weights * (R or E))
+        + _cost(weights + rows * O, rows * K * O, launches=_CALL * call.rays),
         "factored": _cost(seen * (O + R), seen * K * (O + R)) + _cost(seen * (O + R) + rows * O, rows * R * O),
         "basis": _cost(seen * E * O, seen * K * E * O) + _cost(seen * E * O + rows * O, 0) + _cost(E * K * O, 0),
     }

@@ -86,7 +86,8 @@ class Row:
 
 
 def examine(layer: Layer, rays: int, ridge: float, target: str = "sm_90", algorithm: str | None = None) -> Row:
-    """Count the plan that the table of plans takes for a layer, or ``algorithm``; bfloat16, all gradients."""
+    """Count ``algorithm``; by default `merged` for a convolution, else what the table takes. bfloat16, all
+    gradients."""
     from palora_kernels.triton import configs
 
     meta = torch.device("meta")
@@ -199,7 +200,6 @@ def _merging(
 
 
 def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) -> Called:
-    from palora_kernels import plans
     from palora_kernels.eager.conv import Geometry
     from palora_kernels.eager.factors import LowRank, Needs
     from palora_kernels.triton.conv import CONV
