@@ -27,7 +27,7 @@ from palora_kernels.triton.tiles import grid_offsets, step
 
 _TILE = 2048  # values at a time: 16 a thread
 _WARPS = 4
-_AT_ONCE = 32  # splits whose sums a program loads together
+_AT_ONCE = 16  # splits whose sums a program loads together
 _MOST_SPLITS = 256
 
 
