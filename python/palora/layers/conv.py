@@ -105,11 +105,11 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
                 f"PaLoRAConv2d expected an input of shape (P, C, H, W). Found {tuple(x.shape)}; "
                 "add a batch dimension with x[None]."
             )
-        rows, rays, shared = route(self, x)
+        rows, rays, shared, layout = route(self, x)
         rows, padding = padded(self, rows)
-        return palora_kernels.conv2d(
+        y = palora_kernels.conv2d(
             rows,
-            self.weight,
+            self.base_weight(),
             self.bias,
             self.lora_A,
             self.lora_B,
@@ -120,3 +120,4 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
+        return y if layout is None else layout.restored(y)

@@ -19,7 +19,11 @@ class UnsupportedModuleError(TypeError):
 
 
 def _softmax_over_batch(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)) and module.dim == 0
+    return isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)) and module.dim in (0, None)
+
+
+def _or_may(module: nn.Module) -> str:
+    return ", for inputs of three dimensions; say which with dim=..." if module.dim is None else ""
 
 
 def mixing_reason(module: nn.Module) -> str | None:
@@ -37,7 +41,7 @@ def mixing_reason(module: nn.Module) -> str | None:
     if isinstance(module, nn.EmbeddingBag):
         return "its bags are not rows of a batch; use nn.Embedding and a sum"
     if _softmax_over_batch(module):
-        return "it normalises over the batch dimension, across rays"
+        return f"it normalises over the batch dimension, across rays{_or_may(module)}"
     if isinstance(module, nn.Flatten) and module.start_dim == 0:
         return "it flattens the batch dimension, and with it the rays"
     return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from palora.layers.adapter import Adapter
+from palora.layers.arguments import Rules
 from palora.layers.expansion import EnterExpansion, EnterPass, LeaveExpansion, LeavePass
 from palora.layers.norm import RayNorm
 from palora.layers.ray_layer import RayLayer
@@ -31,18 +32,31 @@ def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for layer in adapted_layers(model).values() for p in (layer.lora_A, layer.lora_B)]
 
 
-def connect(model: nn.Module, state: RayState, points: Iterable[nn.Module]) -> None:
-    """Give all adapted and ray-wise layers of ``model`` this state; make ``points`` expand the batch."""
+def connect(
+    model: nn.Module,
+    state: RayState,
+    points: Iterable[nn.Module],
+    expand: Mapping[str, int] | None = None,
+    keep: Sequence[str] = (),
+    trial: bool = True,
+) -> None:
+    """Give all adapted and ray-wise layers of ``model`` this state; make ``points`` expand the batch.
+
+    ``expand`` and ``keep`` name arguments of the points, see `Rules`; ``trial``: stacked passes are tried out first.
+    """
     disconnect(model)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, (RayLayer, RayNorm)):
             module.rays_state = state
+        if isinstance(module, RayLayer):
+            module.rays_name = name
+    rules = {id(module): Rules(module, expand or {}, list(keep)) for module in (model, *points)}
     # The pass opens before the model's own expansion, and closes after it.
-    model.register_forward_pre_hook(EnterPass(state), with_kwargs=True)
+    model.register_forward_pre_hook(EnterPass(state, rules[id(model)], trial), with_kwargs=True)
     for point in points:
-        point.register_forward_pre_hook(EnterExpansion(state), with_kwargs=True)
+        point.register_forward_pre_hook(EnterExpansion(state, rules[id(point)]), with_kwargs=True)
         point.register_forward_hook(LeaveExpansion(state), always_call=True)
-    model.register_forward_hook(LeavePass(state), always_call=True)
+    model.register_forward_hook(LeavePass(state, tuple(ray_layers(model))), always_call=True)
 
 
 def disconnect(model: nn.Module) -> None:

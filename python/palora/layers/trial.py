@@ -1,0 +1,348 @@
+"""Whose rows are whose is tried out, once for every form of a model's arguments, before its first stacked pass.
+
+Shapes do not tell a token axis of M*n rows from the expanded batch, nor a table as long as the batch from a second
+batch. So two batches of different samples run stacked, at two of the rays, and then each alone: every adapted layer
+must see the rows of the first, then those of the second, and so must the outputs. Arguments that might or might not be
+batches are tried either way. What does not come out is refused with the layer at which the two part.
+
+A trial takes four times a small batch forward, without gradients, on a replica of the modules: see
+`palora.layers.replica`. Where it cannot run, rows are counted as they come.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from palora.layers import private
+from palora.layers.arguments import Growth, Rules
+from palora.layers.comparing import Problem, Seen, compare, compare_outputs
+from palora.layers.ray_layer import RayLayer
+from palora.layers.refusals import UnsupportedModuleError
+from palora.layers.replica import NoReplica, replica
+from palora.layers.routing import OutsideError, RowsError, describe
+from palora.layers.state import RayState, Slot
+from palora.layers.watching import Watch
+
+_FEW = 5  # samples of a larger batch that a trial takes
+_MOST_TRIES = 16  # ways to read the arguments that are tried
+_SIMPLE = (int, float, bool, str, bytes, type(None), complex, torch.dtype, torch.device, torch.Size, slice, range)
+
+
+class Known:
+    """What a trial found: where each argument has its batch, by expansion point, and which layers ran."""
+
+    def __init__(self, axes: dict[int, dict[str, int | None]], names: set[str]) -> None:
+        self.axes = axes
+        self.names = names
+
+    def learned(self, rules: Rules) -> dict[str, int | None]:
+        return self.axes.get(id(rules), {})
+
+    def confirm(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
+        """A layer with other than the batch's rows has to be one that the trial has seen."""
+        if module.rays_name not in self.names:
+            raise RowsError(
+                f"{describe(module)} did not run when the rows of this model were tried out, and now has an input of "
+                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give its rows to rays with `palora.rows`."
+            )
+
+
+class Trial:
+    """One pass of a trial, as its slot knows it.
+
+    Args:
+        role: "stacked", both batches; "first" or "second", one alone.
+        points: for every call of an expansion point whether it was the first to see the batch; the stacked pass writes
+            it, the others follow.
+        axes: readings of arguments other than by default, (id of the rules, path) -> dimension.
+    """
+
+    def __init__(self, role: str, watch: Watch, points: list[bool], axes: dict[tuple[int, str], int | None]) -> None:
+        self.role, self.watch, self.points, self.axes = role, watch, points, axes
+        self.calls = 0
+        self.seen: list[Seen] = []
+        self.rows: list[int] = []  # batch sizes, alone
+        self.open: dict[tuple[int, str], list[int | None]] = {}  # arguments that can be read in several ways
+        self.read: dict[int, dict[str, int | None]] = {}  # how they were
+
+    def saw(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
+        self.seen.append(Seen(module.rays_name, describe(module), x, slot.index, self.watch.chosen(x)))
+
+    def enter(
+        self, rules: Rules, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """An expansion point's arguments: instead of M copies of a batch, two batches, or one of them."""
+        learned = {path: axis for (point, path), axis in self.axes.items() if point == id(rules)}
+        growth = rules.growth(args, kwargs, learned)
+        if growth is None:
+            return args, kwargs
+        if self.role == "stacked":
+            self.points.append(slot.rows is None or growth.rows != slot.rows * 2)
+        first = self.points[self.calls] if self.calls < len(self.points) else True
+        self.calls += 1
+        if not first:
+            return args, kwargs
+        slot.rows = growth.rows
+        self.rows.append(growth.rows)
+        self.read.setdefault(id(rules), {}).update(growth.axes)
+        self._note_open(rules, growth, args, kwargs)
+
+        def changed(path: str, value: Tensor) -> Tensor:
+            axis = growth.axes[path]
+            if axis is None or self.role == "first":
+                return value.clone()
+            other = other_samples(value, axis)
+            return other if self.role == "second" else torch.cat([value, other], dim=axis)
+
+        return rules.map(args, kwargs, changed)
+
+    def _note_open(self, rules: Rules, growth: Growth, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [(path, v) for path, v in rules.tensors(args, kwargs) if v.dim() > 0 and not rules.declared(path)[0]]
+        for place, (path, value) in enumerate(tensors):
+            ways: list[int | None] = [d for d in range(value.dim()) if value.shape[d] == growth.rows]
+            if place > 0 and ways:
+                now = growth.axes[path]
+                self.open[id(rules), path] = [now, *(way for way in (*ways, None) if way != now)]
+
+
+def other_samples(value: Tensor, axis: int) -> Tensor:
+    """Another batch of as many valid samples: a selection of the same ones, or the same ones somewhat changed."""
+    n = value.shape[axis]
+    chosen = value.index_select(axis, torch.arange(n, device=value.device) // 2)
+    if not torch.equal(chosen, value):
+        return chosen
+    if value.is_floating_point():
+        noise = torch.arange(value.numel(), device=value.device).cos().view(value.shape).to(value.dtype)
+        return torch.where(value.isfinite(), value + 0.1 * (1 + value.abs()) * noise, value)
+    if n == 1 and value.dim() == 2 and axis == 0 and value.dtype != torch.bool:
+        return value.roll(1, dims=1)
+    return chosen
+
+
+class _Outcome(NamedTuple):
+    problem: Problem | None
+    known: Known
+    open: dict[tuple[int, str], list[int | None]]
+
+
+def known(
+    model: nn.Module, state: RayState, rules: Rules, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Known | None:
+    """What is known of passes with arguments of this form, from an earlier trial or a new one; None: nothing.
+
+    Raises:
+        RowsError: a trial found rows whose ray is not known.
+    """
+    if slot.count == 1 or torch.compiler.is_compiling():
+        return None
+    growth = rules.growth(args, kwargs)
+    if growth is None or growth.rows == 0:
+        return None
+    form = _form(model, rules, growth.rows, args, kwargs)
+    if form not in state.known:
+        if not _can_try(model, rules, args, kwargs):
+            return None
+        state.known[form] = _tried(model, state, rules, slot, args, kwargs)
+    found = state.known[form]
+    if isinstance(found, Problem):
+        raise RowsError(found.text)
+    return found  # type: ignore[no-any-return]
+
+
+def _form(model: nn.Module, rules: Rules, n: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the way of rows through a model may depend on: not sizes, but which dimensions are as long as the batch."""
+    tensors = tuple(
+        (path, v.dim(), v.is_floating_point(), tuple(d for d, size in enumerate(v.shape) if size == n), n == 1)
+        for path, v in rules.tensors(args, kwargs)
+    )
+    return model.training, tensors, tuple(_leaves(args)), tuple((k, *_leaves((v,))) for k, v in kwargs.items())
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, (tuple, list, dict)):
+            yield tuple(_leaves(item))
+        elif isinstance(item, (bool, str, type(None))):
+            yield item
+        else:
+            yield type(item)
+
+
+def _can_try(model: nn.Module, rules: Rules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if private.watched() or private.graph_task() != -1:
+        return False
+    tensors = [v for _, v in rules.tensors(args, kwargs)]
+    for tensor in (*tensors, *model.parameters(), *model.buffers()):
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta or tensor.layout is not torch.strided:
+            return False
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        kinds = {type(m).__name__ for m in model.modules()}
+        return not any("FullySharded" in kind or "SyncBatchNorm" in kind for kind in kinds)
+    return True
+
+
+def _tried(
+    model: nn.Module, state: RayState, rules: Rules, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Known | Problem | None:
+    """The first reading of the arguments under which stacked passes are as single ones; else what is wrong."""
+    rays = torch.stack([slot.rays[0], slot.rays[-1]]).detach()
+    runner = _Runner(model, state, rules, rays)
+    few = True
+    found = runner.outcome(args, kwargs, {}, few)
+    if found is None or found.problem is not None:  # perhaps because the batch was cut
+        few = False
+        found = runner.outcome(args, kwargs, {}, few)
+    if found is None:
+        return None
+    if found.problem is None:
+        return found.known
+    for axes in _other_readings(found.open):
+        another = runner.outcome(args, kwargs, axes, few)
+        if another is not None and another.problem is None:
+            return another.known
+    if found.problem.by_value:
+        exact = _Runner(model, state, rules, rays, torch.float64).outcome(args, kwargs, {}, few)
+        if exact is None or exact.problem is None:  # rounding, or nothing that can be shown
+            return found.known if exact is None else exact.known
+        found = exact
+    problem = found.problem
+    assert problem is not None
+    if found.open and problem.by_error:
+        names = ", ".join(f"`{path}`" for _, path in found.open)
+        return Problem(
+            f"Rays do not reach all arguments: {names} may or may not belong to the batch, and the model runs at many "
+            f"rays in no reading ({problem.text}). Name it in `expand` or `keep` of palora.adapt."
+        )
+    return problem
+
+
+def _other_readings(
+    open_: dict[tuple[int, str], list[int | None]],
+) -> Iterator[dict[tuple[int, str], int | None]]:
+    """All combinations but the default one, those that differ from it in few arguments first."""
+    keys = list(open_)
+    every = itertools.islice(itertools.product(*(range(len(open_[k])) for k in keys)), 1, 4096)
+    for choice in sorted(every, key=lambda c: sum(1 for i in c if i))[:_MOST_TRIES]:
+        yield {k: open_[k][i] for k, i in zip(keys, choice, strict=True)}
+
+
+class _Runner:
+    """Runs the three passes of a trial."""
+
+    def __init__(
+        self, model: nn.Module, state: RayState, rules: Rules, rays: Tensor, dtype: torch.dtype | None = None
+    ) -> None:
+        self.model, self.state, self.rules, self.rays, self.dtype = model, state, rules, rays, dtype
+
+    def outcome(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], axes: dict[tuple[int, str], int | None], few: bool
+    ) -> _Outcome | None:
+        """None: the model does not run on a batch alone, so that nothing can be compared."""
+        learned = {path: axis for (point, path), axis in axes.items() if point == id(self.rules)}
+        growth = self.rules.growth(args, kwargs, learned)
+        if growth is None:
+            return None
+        if few:
+            args, kwargs = self._few(growth, args, kwargs)
+        points: list[bool] = []
+        watches = [Watch() for _ in range(3)]
+        stacked = Trial("stacked", watches[0], points, axes)
+        failure: Problem | None = None
+        outputs: list[Any] = []
+        try:
+            outputs.append(self._pass(stacked, self.rays, args, kwargs))
+        except RowsError as error:
+            failure = Problem(str(error))
+        except (OutsideError, UnsupportedModuleError, NoReplica):
+            return None  # the pass itself says so, or nothing can be tried
+        except Exception as error:
+            text = str(error).strip().split("\n")[0]
+            failure = Problem(
+                f"The model does not run on the rows of several rays, though on those of one: {type(error).__name__}: "
+                f"{text}",
+                by_error=True,
+            )
+        singles = []
+        for i, role in enumerate(("first", "second")):
+            single = Trial(role, watches[i + 1], points, axes)
+            singles.append(single)
+            try:
+                outputs.append(self._pass(single, self.rays[i : i + 1], args, kwargs))
+            except Exception:
+                return None
+        result = Known(stacked.read, {seen.name for seen in stacked.seen})
+        n = next(iter(singles[0].rows), 0)
+        problem = compare(stacked.seen, singles[0].seen, singles[1].seen, n, complete=failure is None)
+        if problem is None and failure is None:
+            problem = compare_outputs(*outputs)
+        return _Outcome(problem or failure, result, singles[0].open)
+
+    def _few(
+        self, growth: Growth, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The first samples of a batch. Not on a GPU if there are integers: one that pointed outside would kill it."""
+        tensors = [v for _, v in self.rules.tensors(args, kwargs)]
+        if any(v.is_cuda for v in tensors) and not all(v.is_floating_point() for v in tensors):
+            return args, kwargs
+
+        def cut(path: str, value: Tensor) -> Tensor:
+            axis = growth.axes[path]
+            return value if axis is None else value.narrow(axis, 0, min(_FEW, growth.rows))
+
+        return self.rules.map(args, kwargs, cut)
+
+    def _pass(self, trial: Trial, rays: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            model = replica(self.model, self.dtype)
+            args, kwargs = self.rules.map(args, kwargs, lambda _, v: self._converted(v))
+            args, kwargs = _own(args), _own(kwargs)
+        except Exception as error:
+            raise NoReplica from error
+        slot = Slot(rays, "many" if trial.role == "stacked" else "one", -1)
+        slot.trial = trial
+        before, self.state.local.slot = self.state.local.slot, slot
+        try:
+            with _undisturbed(self.dtype), torch.no_grad(), trial.watch:
+                return model(*args, **kwargs)
+        finally:
+            self.state.local.slot = before
+
+    def _converted(self, value: Tensor) -> Tensor:
+        value = value.detach()
+        return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
+
+
+def _own(value: Any) -> Any:
+    """Objects other than tensors and plain values may be changed by a pass (caches): a copy of them."""
+    if isinstance(value, (Tensor, *_SIMPLE)):
+        return value
+    if isinstance(value, dict):
+        return {k: _own(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_own(v) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value if callable(value) else copy.deepcopy(value)
+
+
+@contextmanager
+def _undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
+    """Generators and the default dtype as before, nothing said."""
+    python, default = random.getstate(), torch.get_default_dtype()
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            if dtype is not None:
+                torch.set_default_dtype(dtype)
+            yield
+    finally:
+        torch.set_default_dtype(default)
+        random.setstate(python)

@@ -1,0 +1,129 @@
+"""A dispatch mode for trial passes: nothing is random, and rows that were chosen by values are known as such."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+# These write rows into a tensor of their own first argument's shape.
+_WRITES = ("index_put", "index_copy", "index_add", "index_fill", "scatter", "masked_scatter", "masked_fill", "copy_")
+_HALF = ("rand", "uniform", "normal", "randn", "rand_like", "randn_like", "exponential", "log_normal", "cauchy")
+
+
+class Watch(TorchDispatchMode):
+    """Random draws give constants, the same for every row; `chosen` tells rows whose number depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dynamic: Any = WeakIdKeyDictionary()  # tensor -> the dimensions whose size depends on values
+
+    def chosen(self, x: Tensor) -> bool:
+        return 0 in self.dynamic.get(x, ())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = func._overloadpacket.__name__ if hasattr(func, "_overloadpacket") else str(func)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            return _settled(name, func, args, kwargs)
+        result = func(*args, **kwargs)
+        self._follow(name, func, args, kwargs, result)
+        return result
+
+    def _follow(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        starts = torch.Tag.dynamic_output_shape in func.tags
+        sizes = set()
+        sources = args[:1] if name.startswith(_WRITES) else _flat((args, kwargs))
+        for tensor in sources:
+            for d in self.dynamic.get(tensor, ()) if isinstance(tensor, Tensor) else ():
+                if d < tensor.dim():
+                    sizes.add((d, tensor.shape[d]))
+        if name == "index":
+            self._indexed(args, result, sizes)
+            return
+        if name == "index_select" and args[2] in self.dynamic:
+            self.dynamic[result] = {args[1] % max(result.dim(), 1)}
+            return
+        if starts and not (name == "repeat_interleave" and _uniform(args)):
+            for output in _flat((result,)):
+                if isinstance(output, Tensor) and output.dim() > 0:
+                    self.dynamic[output] = {0}
+            return
+        if sizes:
+            self._inherit(result, sizes)
+
+    def _indexed(self, args: tuple[Any, ...], result: Tensor, sizes: set[tuple[int, int]]) -> None:
+        x, indices = args[0], args[1]
+        own = [i for i in indices if i is not None]
+        if any(i.dtype in (torch.bool, torch.uint8) or i in self.dynamic for i in own):
+            first = next(d for d, i in enumerate(indices) if i is not None)
+            places = [d for d, i in enumerate(indices) if i is not None]
+            apart = places != list(range(places[0], places[-1] + 1))
+            self.dynamic[result] = {0 if apart else min(first, result.dim() - 1)}
+        elif x in self.dynamic:
+            self._inherit(result, sizes)
+
+    def _inherit(self, result: Any, sizes: set[tuple[int, int]]) -> None:
+        for output in _flat((result,)):
+            if not isinstance(output, Tensor):
+                continue
+            found = set()
+            for d, size in sizes:
+                if d < output.dim() and output.shape[d] == size:
+                    found.add(d)
+                else:
+                    found.update([e for e in range(output.dim()) if output.shape[e] == size][:1])
+            if found:
+                self.dynamic[output] = found
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, (tuple, list)):
+        return [leaf for item in value for leaf in _flat(item)]
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _flat(item)]
+    return [value]
+
+
+def _uniform(args: tuple[Any, ...]) -> bool:
+    """repeat_interleave with one number of repeats for all."""
+    repeats = args[0]
+    return repeats.numel() == 0 or bool((repeats == repeats.flatten()[0]).all())
+
+
+def _settled(name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a random operation returns in a trial: dropout keeps everything, draws are constants, samples the likeliest.
+
+    Of a random permutation the reverse: rows that are exchanged between samples must not look untouched.
+    """
+    if name in ("native_dropout", "dropout"):
+        x = args[0].clone()
+        return (x, torch.ones_like(x, dtype=torch.bool)) if name == "native_dropout" else x
+    if name == "multinomial":
+        return args[0].topk(args[1], dim=-1).indices
+    if "scaled_dot_product" in name or name in ("_efficient_attention_forward", "_flash_attention_forward"):
+        without = {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
+        return func(*_without_dropout(func, args), **{**kwargs, **without})
+    result = func(*args, **kwargs)
+    base = name.rstrip("_")
+    if base == "randperm":
+        return result.copy_(torch.arange(result.shape[0] - 1, -1, -1, device=result.device))
+    if base in ("bernoulli", "geometric"):
+        return result.fill_(1)
+    if base in _HALF:
+        return result.fill_(0.5)
+    if base.startswith(("randint", "random")):
+        low = args[0] if len(args) > 2 and isinstance(args[1], int) and base == "randint" else 0
+        return result.fill_(low if isinstance(low, int) else 0)
+    return result
+
+
+def _without_dropout(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [a.name for a in func._schema.arguments]
+    place = names.index("dropout_p") if "dropout_p" in names else len(args)
+    return tuple(0.0 if i == place else a for i, a in enumerate(args))
