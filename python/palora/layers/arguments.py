@@ -33,6 +33,7 @@ class Rules:
         if isinstance(module, nn.RNNBase):
             self.expand = {"hx": 1, "hx.*": 1, **self.expand}
         self.names: tuple[str, ...] = ()
+        self.named: list[str] = []
         self.open = True  # takes arguments of any name
         try:
             parameters = inspect.signature(module.forward).parameters.values()
@@ -46,6 +47,10 @@ class Rules:
 
     def name(self, place: int) -> str:
         return self.names[place] if place < len(self.names) else str(place)
+
+    def may_name(self, pattern: str) -> bool:
+        """Whether a pattern can fit an argument."""
+        return self.open or any(_fits(name, pattern.split(".")[0]) for name in self.named)
 
     def declared(self, path: str) -> tuple[bool, int | None]:
         """(whether a pattern names it, the dimension of its batch)."""

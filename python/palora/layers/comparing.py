@@ -111,8 +111,8 @@ def _part(seen: Seen, first: Seen, second: Seen, n: int) -> Problem | None:
     if x.shape == a.shape:
         return Problem(
             f"{seen.who} sees rows that are made inside the model and do not grow with the batch, in an input of "
-            f"shape {tuple(x.shape)}, so they belong to no ray; leave it unadapted with exclude=[{name!r}], or expand them to "
-            "a row a sample.",
+            f"shape {tuple(x.shape)}, so they belong to no ray; leave it unadapted with exclude=[{name!r}], or expand "
+            "them to a row a sample.",
             name=seen.name,
         )
     return Problem(
@@ -151,8 +151,8 @@ def compare_outputs(stacked: Any, first: Any, second: Any) -> Problem | None:
             continue
         return Problem(
             "The model's output at several rays is not what each ray gives alone: something after its last adapted "
-            "layer mixes the rows of the batch or chooses among them (statistics, softmax or products over dimension 0); use "
-            "one ray at a time.",
+            "layer mixes the rows of the batch or chooses among them (statistics, softmax or products over dimension "
+            "0); use one ray at a time.",
             by_value=bool(axes),
         )
     return None

@@ -33,13 +33,28 @@ class RayNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         slot = self.rays_state.current()
         batch_statistics = self.training or self.running_mean is None
-        if slot is None or slot.mode != "many" or slot.count == 1 or not batch_statistics:
+        if slot is None or not batch_statistics:
+            return super().forward(x)
+        if slot.index is not None and slot.groups > 1:
+            return self._by_index(x, slot.index, slot.groups)
+        if slot.mode != "many" or slot.count == 1:
             return super().forward(x)
         if self._expanded(slot, x):
             # In one split: its gradient is one concatenation, where M slices would each fill and add a whole batch.
             parts = x.split([x.shape[0] // slot.count] * slot.count)
             return torch.cat([super(RayNorm, self).forward(part) for part in parts])
         return self._once_for_all_rays(x, slot.count)
+
+    def _by_index(self, x: Tensor, index: Tensor, rays: int) -> Tensor:
+        """Rows that were given to rays by hand: each ray's by themselves; a ray without rows is passed over."""
+        if index.shape[0] and x.shape[0] != index.shape[0]:
+            index = index.repeat_interleave(x.shape[0] // index.shape[0])
+        y = torch.empty_like(x)
+        for ray in range(rays):
+            own = (index == ray).nonzero().flatten()
+            if own.shape[0]:
+                y = y.index_copy(0, own, super().forward(x[own]).to(y.dtype))
+        return y
 
     @staticmethod
     def _expanded(slot: Slot, x: Tensor) -> bool:

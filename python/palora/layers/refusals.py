@@ -6,12 +6,16 @@ adapter on it would silently be left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from palora.layers.norm import SWAPS, RayNorm
+
+SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)
 
 
 class UnsupportedModuleError(TypeError):
@@ -36,8 +40,11 @@ def mixing_reason(module: nn.Module) -> str | None:
         return _subclass_of_norm(module)
     if isinstance(module, _InstanceNorm) and module.track_running_stats:
         return "its running statistics average over the rows of all rays; use track_running_stats=False"
-    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and not module.batch_first:
-        return "it expects the batch in dimension 1; rays are stacked in dimension 0: use batch_first=True"
+    if isinstance(module, SEQUENCE_FIRST) and not module.batch_first:
+        return (
+            "it expects the batch in dimension 1; rays are stacked in dimension 0: use batch_first=True, or say that "
+            "its batch is there with rows={name: 1} of palora.adapt"
+        )
     if isinstance(module, nn.EmbeddingBag):
         return "its bags are not rows of a batch; use nn.Embedding and a sum"
     if _softmax_over_batch(module):
@@ -54,9 +61,14 @@ def _subclass_of_norm(module: nn.Module) -> str:
     )
 
 
-def refuse_mixing(model: nn.Module) -> None:
-    """Raise UnsupportedModuleError for the first module that would mix rays."""
+def refuse_mixing(model: nn.Module, batch_second: Callable[[str], bool] = lambda name: False) -> None:
+    """Raise UnsupportedModuleError for the first module that would mix rays.
+
+    ``batch_second(name)``: whether a module is declared to have its batch in dimension 1, as it is.
+    """
     for name, module in model.named_modules():
+        if isinstance(module, SEQUENCE_FIRST) and batch_second(name):
+            continue
         reason = mixing_reason(module)
         if reason is not None:
             raise UnsupportedModuleError(

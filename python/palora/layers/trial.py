@@ -19,12 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from palora.layers import private
 from palora.layers.arguments import Growth, Rules
 from palora.layers.comparing import Problem, Seen, compare, compare_outputs
+from palora.layers.layouts import Layout
 from palora.layers.ray_layer import RayLayer
 from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.replica import NoReplica, replica
@@ -52,7 +54,7 @@ class Known:
         if module.rays_name not in self.names:
             raise RowsError(
                 f"{describe(module)} did not run when the rows of this model were tried out, and now has an input of "
-                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give its rows to rays with `palora.rows`."
+                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give each its ray with `palora.rows`."
             )
 
 
@@ -75,6 +77,8 @@ class Trial:
         self.read: dict[int, dict[str, int | None]] = {}  # how they were
 
     def saw(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
+        if module.row_layout is not None and slot.mode == "one" and slot.rows is not None:
+            x = Layout(module.row_layout, slot.rows).batch_first(x, describe(module))
         self.seen.append(Seen(module.rays_name, describe(module), x, slot.index, self.watch.chosen(x)))
 
     def enter(
@@ -132,6 +136,7 @@ class _Outcome(NamedTuple):
     problem: Problem | None
     known: Known
     open: dict[tuple[int, str], list[int | None]]
+    random: bool
 
 
 def known(
@@ -209,6 +214,8 @@ def _tried(
         another = runner.outcome(args, kwargs, axes, few)
         if another is not None and another.problem is None:
             return another.known
+    if found.problem.by_value and found.random:
+        return found.known  # draws that differ, or samples that see each other: it cannot be told
     if found.problem.by_value:
         exact = _Runner(model, state, rules, rays, torch.float64).outcome(args, kwargs, {}, few)
         if exact is None or exact.problem is None:  # rounding, or nothing that can be shown
@@ -284,7 +291,7 @@ class _Runner:
         problem = compare(stacked.seen, singles[0].seen, singles[1].seen, n, complete=failure is None)
         if problem is None and failure is None:
             problem = compare_outputs(*outputs)
-        return _Outcome(problem or failure, result, singles[0].open)
+        return _Outcome(problem or failure, result, singles[0].open, any(watch.random for watch in watches))
 
     def _few(
         self, growth: Growth, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -336,7 +343,7 @@ def _own(value: Any) -> Any:
 @contextmanager
 def _undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
     """Generators and the default dtype as before, nothing said."""
-    python, default = random.getstate(), torch.get_default_dtype()
+    python, numbers, default = random.getstate(), np.random.get_state(), torch.get_default_dtype()
     try:
         with warnings.catch_warnings(), torch.random.fork_rng():
             warnings.simplefilter("ignore")
@@ -346,3 +353,4 @@ def _undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
     finally:
         torch.set_default_dtype(default)
         random.setstate(python)
+        np.random.set_state(numbers)

@@ -20,6 +20,7 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.dynamic: Any = WeakIdKeyDictionary()  # tensor -> the dimensions whose size depends on values
+        self.random = False  # whether something was random all the same
 
     def chosen(self, x: Tensor) -> bool:
         return 0 in self.dynamic.get(x, ())
@@ -30,7 +31,11 @@ class Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__ if hasattr(func, "_overloadpacket") else str(func)
         if torch.Tag.nondeterministic_seeded in func.tags:
-            return _settled(name, func, args, kwargs)
+            settled = _settled(name, func, args, kwargs)
+            if settled is None:
+                self.random = True
+                return func(*args, **kwargs)
+            return settled
         result = func(*args, **kwargs)
         self._follow(name, func, args, kwargs, result)
         return result
@@ -99,7 +104,8 @@ def _uniform(args: tuple[Any, ...]) -> bool:
 def _settled(name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What a random operation returns in a trial: dropout keeps everything, draws are constants, samples the likeliest.
 
-    Of a random permutation the reverse: rows that are exchanged between samples must not look untouched.
+    Of a random permutation the reverse: rows that are exchanged between samples must not look untouched. None: it is
+    not known how to settle this one.
     """
     if name in ("native_dropout", "dropout"):
         x = args[0].clone()
@@ -109,18 +115,18 @@ def _settled(name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if "scaled_dot_product" in name or name in ("_efficient_attention_forward", "_flash_attention_forward"):
         without = {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
         return func(*_without_dropout(func, args), **{**kwargs, **without})
-    result = func(*args, **kwargs)
     base = name.rstrip("_")
+    if base not in ("randperm", "bernoulli", "geometric", *_HALF) and not base.startswith(("randint", "random")):
+        return None
+    result = func(*args, **kwargs)
     if base == "randperm":
         return result.copy_(torch.arange(result.shape[0] - 1, -1, -1, device=result.device))
     if base in ("bernoulli", "geometric"):
         return result.fill_(1)
     if base in _HALF:
         return result.fill_(0.5)
-    if base.startswith(("randint", "random")):
-        low = args[0] if len(args) > 2 and isinstance(args[1], int) and base == "randint" else 0
-        return result.fill_(low if isinstance(low, int) else 0)
-    return result
+    low = args[0] if len(args) > 2 and isinstance(args[1], int) and base == "randint" else 0
+    return result.fill_(low if isinstance(low, int) else 0)
 
 
 def _without_dropout(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
