@@ -35,11 +35,16 @@ class Net(nn.Module):
 
 
 class Case(NamedTuple):
-    make: Callable[[], nn.Module]
-    args: Callable[[], tuple[Any, ...]]
-    refusal: str | None = None
-    options: dict[str, Any] = {}
-    kwargs: Callable[[], dict[str, Any]] = dict
+    build: Callable[[], tuple[nn.Module, tuple[Any, ...]]]
+    refusal: str | None
+    options: dict[str, Any]
+
+    def make(self) -> nn.Module:
+        return self.build()[0]
+
+    def args(self) -> tuple[Any, ...]:
+        torch.manual_seed(1)
+        return self.build()[1]
 
 
 CASES: dict[str, Case] = {}
@@ -48,16 +53,10 @@ CASES: dict[str, Case] = {}
 def case(
     name: str, refusal: str | None = None, **options: Any
 ) -> Callable[[Callable[[], tuple[nn.Module, tuple[Any, ...]]]], None]:
-    def add(build: Callable[[], tuple[Any, ...]]) -> None:
-        CASES[name] = Case(
-            lambda: build()[0],
-            lambda: build()[1],
-            refusal,
-            options,
-            lambda: (built := build())[2] if len(built) > 2 else {},  # noqa: F841
-        )
+    def add(build: Callable[[], tuple[nn.Module, tuple[Any, ...]]]) -> None:
+        CASES[name] = Case(build, refusal, options)
 
-    return add  # type: ignore[return-value]
+    return add
 
 
 def linears(**sizes: tuple[int, int]) -> dict[str, nn.Module]:
@@ -445,7 +444,9 @@ class Window(nn.Module):
         return self.proj((q @ k.transpose(-2, -1)).softmax(-1) @ v)
 
 
-case("a parent computes with the weight of its layer", "weight of 'qkv' was read")(lambda: (Window(), (randn(4, 5, 8),)))
+case("a parent computes with the weight of its layer", "weight of 'qkv' was read")(
+    lambda: (Window(), (randn(4, 5, 8),))
+)
 case("a parent computes with the weight, excluded", exclude="qkv")(lambda: (Window(), (randn(4, 5, 8),)))
 case("a decoder that is the encoder's weight transposed", "weight of 'a' was read")(
     lambda: (Net(lambda m, x: F.linear(torch.tanh(m.a(x)), m.a.weight.T), a=nn.Linear(5, 6)), (randn(4, 5),))

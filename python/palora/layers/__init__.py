@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from palora.layers.adapting import adapt
 from palora.layers.by_hand import rays_of, rows
+from palora.layers.check import Report, check
 from palora.layers.context import at
 from palora.layers.conv import PaLoRAConv2d
 from palora.layers.dora import DoRAConv2d, DoRALinear
@@ -39,6 +40,7 @@ __all__ = [
     "RayBatchNorm2d",
     "RayBatchNorm3d",
     "RaySyncBatchNorm",
+    "Report",
     "RowsError",
     "UnsupportedModuleError",
     "UnusedAdapterWarning",
@@ -46,6 +48,7 @@ __all__ = [
     "adapted_layers",
     "adapter_parameters",
     "at",
+    "check",
     "ensemble",
     "load_adapters",
     "merge",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -34,14 +35,22 @@ class Problem(NamedTuple):
     name: str = ""
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    """Equal but for rounding: relative to the largest value, NaN equal to NaN."""
+def largest(tensors: Iterable[Tensor]) -> float:
+    """The largest finite absolute value."""
+    floats = (t.detach() for t in tensors if t.numel() and t.is_floating_point())
+    sizes = [t.abs().nan_to_num(0.0, 0.0, 0.0).max().item() for t in floats]
+    return max(sizes, default=0.0)
+
+
+def close(found: Tensor, expected: Tensor, among: float = 0.0) -> bool:
+    """Equal but for rounding: relative to the largest value, or to a thousandth of ``among``, the largest of all that
+    is compared; what cancels to nothing is noise. NaN is equal to NaN."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     if found.numel() == 0 or not (found.is_floating_point() or found.is_complex()):
         return torch.equal(found, expected)
-    scale = expected.abs().nan_to_num(0.0, 0.0, 0.0).max().item()
-    tolerance = _TOLERANCE.get(found.dtype, 1e-6) * max(scale, 1e-30)
+    scale = max(largest([expected]), 1e-3 * among, 1e-30)
+    tolerance = _TOLERANCE.get(found.dtype, 1e-6) * scale
     return torch.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
@@ -49,13 +58,14 @@ def compare(stacked: list[Seen], first: list[Seen], second: list[Seen], n: int, 
     """The first call of an adapted layer, in the order of the stacked pass, whose rows are not those of the single
     passes; ``complete``: the stacked pass ran to its end."""
     alone = _by_name(first), _by_name(second)
+    among = largest(seen.x for seen in first)
     met: dict[str, int] = {}
     for seen in stacked:
         turn = met[seen.name] = met.get(seen.name, -1) + 1
         calls = [single.get(seen.name, []) for single in alone]
         if any(turn >= len(call) for call in calls):
             return _varying(seen)
-        problem = _part(seen, calls[0][turn], calls[1][turn], n)
+        problem = _part(seen, calls[0][turn], calls[1][turn], n, among)
         if problem is not None:
             return problem
     for single in alone if complete else ():
@@ -80,21 +90,21 @@ def _varying(seen: Seen) -> Problem:
     )
 
 
-def _part(seen: Seen, first: Seen, second: Seen, n: int) -> Problem | None:
+def _part(seen: Seen, first: Seen, second: Seen, n: int, among: float) -> Problem | None:
     x, a, b = seen.x, first.x, second.x
     if seen.by_hand is not None:
-        return _by_hand(seen, a, b)
+        return _by_hand(seen, a, b, among)
     if seen.chosen or a.shape != b.shape:
         return Problem(
             f"{seen.who} sees rows that were chosen by their values (gathered or packed), so which ray a row belongs "
             "to is not known; give each its ray with `palora.rows`, or use one ray at a time.",
             name=seen.name,
         )
-    if close(x, torch.cat([a, b])):
+    if close(x, torch.cat([a, b]), among):
         return None
     name = seen.name or "*"
     for d in range(1, x.dim() - 1):
-        if close(x, torch.cat([a, b], dim=d)):
+        if close(x, torch.cat([a, b], dim=d), among):
             return Problem(
                 f"{seen.who} sees the batch in dimension {d}, not in dimension 0, in an input of shape "
                 f"{tuple(x.shape)}; say so with rows={{{name!r}: {d}}} of palora.adapt.",
@@ -102,7 +112,7 @@ def _part(seen: Seen, first: Seen, second: Seen, n: int) -> Problem | None:
             )
     if n and a.shape[0] % n == 0 and a.shape[0] > n:
         parts = [part.unflatten(0, (part.shape[0] // n, n)) for part in (a, b)]
-        if close(x, torch.cat(parts, dim=1).flatten(0, 1)):
+        if close(x, torch.cat(parts, dim=1).flatten(0, 1), among):
             return Problem(
                 f"{seen.who} sees the batch repeated {a.shape[0] // n} times (token by token, or view by view) where "
                 f"each sample's rows should lie together; say so with rows={{{name!r}: 'inner'}} of palora.adapt.",
@@ -123,12 +133,12 @@ def _part(seen: Seen, first: Seen, second: Seen, n: int) -> Problem | None:
     )
 
 
-def _by_hand(seen: Seen, a: Tensor, b: Tensor) -> Problem | None:
+def _by_hand(seen: Seen, a: Tensor, b: Tensor, among: float) -> Problem | None:
     assert seen.by_hand is not None
     index = seen.by_hand
     if len(index) and seen.x.shape[0] != len(index):
         index = index.repeat_interleave(seen.x.shape[0] // len(index))
-    if close(seen.x[index == 0], a) and close(seen.x[index == 1], b):
+    if close(seen.x[index == 0], a, among) and close(seen.x[index == 1], b, among):
         return None
     return Problem(
         f"{seen.who} does not see the rows that `palora.rows` gives to a ray as alone: the index is not right, or "
@@ -139,21 +149,22 @@ def _by_hand(seen: Seen, a: Tensor, b: Tensor) -> Problem | None:
 
 
 def compare_outputs(stacked: Any, first: Any, second: Any) -> Problem | None:
-    """Outputs that have a batch: each ray's as alone. Scalars and what does not grow are not looked at."""
+    """Outputs: each ray's as alone. Scalars are not looked at."""
     found, alone, other = leaves(stacked), leaves(first), leaves(second)
     if not len(found) == len(alone) == len(other):
         return None
+    among = largest(alone)
     for y, a, b in zip(found, alone, other, strict=True):
-        if y.dim() == 0 or y.shape == a.shape or a.dim() != y.dim() or b.dim() != y.dim():
+        if y.dim() == 0 or a.dim() != y.dim() or b.dim() != y.dim() or (close(y, a, among) and close(y, b, among)):
             continue
         axes = [d for d in range(y.dim()) if y.shape[d] == a.shape[d] + b.shape[d]]
-        if any(a.shape == b.shape and close(y, torch.cat([a, b], dim=d)) for d in axes):
+        if any(a.shape == b.shape and close(y, torch.cat([a, b], dim=d), among) for d in axes):
             continue
         return Problem(
             "The model's output at several rays is not what each ray gives alone: something after its last adapted "
             "layer mixes the rows of the batch or chooses among them (statistics, softmax or products over dimension "
             "0); use one ray at a time.",
-            by_value=bool(axes),
+            by_value=bool(axes) or y.shape == a.shape,
         )
     return None
 

@@ -24,10 +24,10 @@ class UnusedAdapterWarning(UserWarning):
 class EnterPass:
     """Forward pre-hook of the adapted model: a new pass begins, its batch size is not known yet."""
 
-    def __init__(self, state: RayState, rules: Rules, probe: bool = True) -> None:
+    def __init__(self, state: RayState, rules: Rules, tried: bool = True) -> None:
         self.state = state
         self.rules = rules
-        self.probe = probe
+        self.trial = tried
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         slot = self.state.current()
@@ -40,7 +40,7 @@ class EnterPass:
                 if slot.mode != "one" and slot.trial is None:
                     if slot.mode == "per_sample":
                         _check_batch(slot, self.rules.growth(args, kwargs), args, kwargs)
-                    slot.known = trial.known(module, self.state, self.rules, slot, args, kwargs) if self.probe else None
+                    slot.known = trial.known(module, self.state, self.rules, slot, args, kwargs) if self.trial else None
         slot.depth += 1
 
 

@@ -50,13 +50,17 @@ def differentiated_number() -> int | None:
 
 
 _modes: Callable[[], int] = find("_len_torch_dispatch_stack")
+_mode: Callable[[int], Any] = find("_get_dispatch_stack_at")
 _transforms: Callable[[], bool] = find("_are_functorch_transforms_active")
 _tracing: Callable[[], Any] = find("_get_tracing_state")
 
 
-def watched() -> bool:
-    """Whether something looks at every operation: a dispatch mode, torch.func, a tracer, a CUDA graph's capture."""
-    if torch.compiler.is_compiling() or _modes() or _transforms() or _tracing() is not None:
+def watched(but: type) -> bool:
+    """Whether something looks at every operation: a dispatch mode, but for one of the class ``but``, torch.func, a
+    tracer, a CUDA graph's capture."""
+    if torch.compiler.is_compiling() or _transforms() or _tracing() is not None:
+        return True
+    if _modes() > 1 or (_modes() == 1 and not isinstance(_mode(0), but)):
         return True
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 

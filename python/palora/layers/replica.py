@@ -48,7 +48,7 @@ class _Doubling:
         own["_buffers"] = {n: None if b is None else self._converted(b.detach().clone()) for n, b in _buffers(module)}
         own["_modules"] = {n: None if m is None else self.module(m) for n, m in module._modules.items()}
         for name in ("_forward_hooks", "_forward_pre_hooks"):
-            own[name] = OrderedDict((k, hook) for k, hook in module.__dict__[name].items() if _functional(hook))
+            own[name] = OrderedDict((k, hook) for k, hook in module.__dict__[name].items() if functional_hook(hook))
         if "_compiled_call_impl" in own:
             own["_compiled_call_impl"] = None
         new.__dict__.update(own)
@@ -87,7 +87,7 @@ def _buffers(module: nn.Module) -> Any:
     return module._buffers.items()
 
 
-def _functional(hook: Any) -> bool:
+def functional_hook(hook: Any) -> bool:
     """Hooks that compute something the model needs are objects of torch's classes: weight normalisation, pruning."""
     kind = type(hook)
     return kind is not types.FunctionType and kind is not types.MethodType and kind.__module__.startswith(_OURS)

@@ -13,7 +13,15 @@ from palora.layers.state import Slot
 
 
 class RowsError(ValueError):
-    """Rows whose rays are not known: a layer's input is not the expanded batch, or samples of it see each other."""
+    """Rows whose rays are not known: a layer's input is not the expanded batch, or samples of it see each other.
+
+    Attributes:
+        module: the name of the adapted layer at which that was seen; "" for the model.
+    """
+
+    def __init__(self, text: str, module: str = "") -> None:
+        super().__init__(text)
+        self.module = module
 
 
 class OutsideError(RuntimeError):
@@ -80,7 +88,7 @@ def route(module: RayLayer, x: Tensor) -> Route:
     if slot.trial is not None:
         slot.trial.saw(module, slot, x)
     if slot.batch and x.shape[0] % slot.batch:
-        raise RowsError(_misfit(module, slot, x))
+        raise RowsError(_misfit(module, slot, x), module.rays_name)
     if slot.known is not None and slot.index is None and x.shape[0] != slot.batch:
         slot.known.confirm(module, slot, x)
     return Route(x, slot.rays, False, layout)

@@ -54,7 +54,8 @@ class Known:
         if module.rays_name not in self.names:
             raise RowsError(
                 f"{describe(module)} did not run when the rows of this model were tried out, and now has an input of "
-                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give each its ray with `palora.rows`."
+                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give each its ray with `palora.rows`.",
+                module.rays_name,
             )
 
 
@@ -159,7 +160,7 @@ def known(
         state.known[form] = _tried(model, state, rules, slot, args, kwargs)
     found = state.known[form]
     if isinstance(found, Problem):
-        raise RowsError(found.text)
+        raise RowsError(found.text, found.name)
     return found  # type: ignore[no-any-return]
 
 
@@ -183,7 +184,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _can_try(model: nn.Module, rules: Rules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if private.watched() or private.graph_task() != -1:
+    if private.watched(Watch) or private.graph_task() != -1:
         return False
     tensors = [v for _, v in rules.tensors(args, kwargs)]
     for tensor in (*tensors, *model.parameters(), *model.buffers()):
@@ -268,7 +269,7 @@ class _Runner:
         try:
             outputs.append(self._pass(stacked, self.rays, args, kwargs))
         except RowsError as error:
-            failure = Problem(str(error))
+            failure = Problem(str(error), name=error.module)
         except (OutsideError, UnsupportedModuleError, NoReplica):
             return None  # the pass itself says so, or nothing can be tried
         except Exception as error:
@@ -318,7 +319,7 @@ class _Runner:
         slot.trial = trial
         before, self.state.local.slot = self.state.local.slot, slot
         try:
-            with _undisturbed(self.dtype), torch.no_grad(), trial.watch:
+            with undisturbed(self.dtype), torch.no_grad(), trial.watch:
                 return model(*args, **kwargs)
         finally:
             self.state.local.slot = before
@@ -341,7 +342,7 @@ def _own(value: Any) -> Any:
 
 
 @contextmanager
-def _undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
+def undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
     """Generators and the default dtype as before, nothing said."""
     python, numbers, default = random.getstate(), np.random.get_state(), torch.get_default_dtype()
     try:
