@@ -218,12 +218,12 @@ class Experts(nn.Module):
         return out.view(*x.shape[:-1], 3)
 
 
-@case("experts see gathered rows", "chosen by their values|runs for some batches")
+@case("experts see gathered rows", "chosen by their values|runs more often")
 def _() -> Any:
     return Experts(False, lambda: nn.Linear(5, 3)), (randn(6, 5),)
 
 
-@case("experts see gathered tokens", "chosen by their values|runs for some batches")
+@case("experts see gathered tokens", "chosen by their values|runs more often")
 def _() -> Any:
     return Experts(False, lambda: nn.Linear(5, 3), tokens=True), (randn(2, 9, 5),)
 
@@ -345,6 +345,82 @@ def _() -> Any:
     return nn.Sequential(nn.Linear(5, 6), nn.GLU(dim=0)), (randn(4, 5),)
 
 
+@case("a loop that ends when the batch has converged", "decides by the values of its batch")
+def _() -> Any:
+    def call(m: Any, x: Tensor) -> Tensor:
+        for _ in range(6):
+            step = torch.tanh(m.a(x))
+            x = x + step / 2
+            if step.abs().mean() < 0.3:
+                break
+        return m.b(x)
+
+    return Net(call, **linears(a=(5, 5), b=(5, 3))), (randn(4, 5),)
+
+
+@case("a look for numbers that are none")
+def _() -> Any:
+    def call(m: Any, x: Tensor) -> Tensor:
+        h = m.a(x)
+        if torch.isnan(h).any() or not torch.isfinite(h).all() or torch.isinf(h).any():
+            raise ValueError("not a number")
+        return m.b(h)
+
+    return Net(call, **linears(a=(5, 5), b=(5, 3))), (randn(4, 5),)
+
+
+@case("row by row in a loop of Python's", "row by row")
+def _() -> Any:
+    call = lambda m, x: torch.cat([m.b(torch.tanh(m.a(row[None]))) for row in x])  # noqa: E731
+    return Net(call, **linears(a=(5, 6), b=(6, 3))), (randn(6, 5),)
+
+
+@case("the batch in chunks of two", "row by row")
+def _() -> Any:
+    call = lambda m, x: torch.cat([m.b(torch.tanh(m.a(part))) for part in x.split(2)])  # noqa: E731
+    return Net(call, **linears(a=(5, 6), b=(6, 3))), (randn(6, 5),)
+
+
+@case("the batch in three chunks", "mixes|does not see")
+def _() -> Any:
+    call = lambda m, x: torch.cat([m.b(torch.tanh(m.a(part))) for part in x.chunk(3)])  # noqa: E731
+    return Net(call, **linears(a=(5, 6), b=(6, 3))), (randn(6, 5),)
+
+
+@case("every other row", "multiple of")
+def _() -> Any:
+    return Net(lambda m, x: m.b(m.a(x)[::2]), **linears(a=(5, 6), b=(6, 3))), (randn(6, 5),)
+
+
+@case("the batch's mean is the output", "output at several rays")
+def _() -> Any:
+    return Net(lambda m, x: m.a(x).mean(0), a=nn.Linear(5, 6)), (randn(4, 5),)
+
+
+@case("the nearest entry of a codebook")
+def _() -> Any:
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.b(m.book(torch.cdist(m.a(x), m.book.weight).argmin(1)))
+
+    return Net(call, book=nn.Embedding(8, 6), **linears(a=(5, 6), b=(6, 3))), (randn(6, 5),)
+
+
+@case("the state of a recurrent layer, batch second, through a layer", "batch in dimension 1")
+def _() -> Any:
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.b(m.rnn(m.a(x))[1]).sum(0)
+
+    return Net(call, rnn=nn.GRU(6, 6, 3, batch_first=True), **linears(a=(5, 6), b=(6, 3))), (randn(4, 4, 5),)
+
+
+@case("the state of a recurrent layer, batch second, declared", rows={"b": 1})
+def _() -> Any:
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.b(m.rnn(m.a(x))[1]).sum(0)
+
+    return Net(call, rnn=nn.GRU(6, 6, 3, batch_first=True), **linears(a=(5, 6), b=(6, 3))), (randn(4, 4, 5),)
+
+
 # Arguments.
 
 
@@ -450,6 +526,12 @@ case("a parent computes with the weight of its layer", "weight of 'qkv' was read
 case("a parent computes with the weight, excluded", exclude="qkv")(lambda: (Window(), (randn(4, 5, 8),)))
 case("a decoder that is the encoder's weight transposed", "weight of 'a' was read")(
     lambda: (Net(lambda m, x: F.linear(torch.tanh(m.a(x)), m.a.weight.T), a=nn.Linear(5, 6)), (randn(4, 5),))
+)
+case("a weight from the list of parameters", "weight of 'a' was read")(
+    lambda: (Net(lambda m, x: F.linear(x, dict(m.named_parameters())["a.weight"]), a=nn.Linear(5, 6)), (randn(4, 5),))
+)
+case("a weight from a state_dict", "weight of 'a' was read")(
+    lambda: (Net(lambda m, x: F.linear(x, m.a.state_dict()["weight"]), a=nn.Linear(5, 6)), (randn(4, 5),))
 )
 case("a convolution's weight is standardised by its parent", "weight of 'a' was read")(
     lambda: (Net(lambda m, x: F.conv2d(x, m.a.weight - m.a.weight.mean()), a=nn.Conv2d(2, 3, 3)), (randn(4, 2, 6, 6),))

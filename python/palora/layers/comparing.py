@@ -59,11 +59,14 @@ def compare(stacked: list[Seen], first: list[Seen], second: list[Seen], n: int, 
     passes; ``complete``: the stacked pass ran to its end."""
     alone = _by_name(first), _by_name(second)
     among = largest(seen.x for seen in first)
+    together = _by_name(stacked)
     met: dict[str, int] = {}
     for seen in stacked:
         turn = met[seen.name] = met.get(seen.name, -1) + 1
         calls = [single.get(seen.name, []) for single in alone]
-        if any(turn >= len(call) for call in calls):
+        if any(turn >= len(call) for call in calls) or (complete and len(together[seen.name]) != len(calls[0])):
+            return _varying(seen)
+        if len(calls[0]) > 1 and seen.x.shape == calls[0][turn].x.shape:
             return _varying(seen)
         problem = _part(seen, calls[0][turn], calls[1][turn], n, among)
         if problem is not None:
@@ -84,8 +87,9 @@ def _by_name(calls: list[Seen]) -> dict[str, list[Seen]]:
 
 def _varying(seen: Seen) -> Problem:
     return Problem(
-        f"{seen.who} runs for some batches and not for others, so rows of several rays cannot pass it together; give "
-        "gathered rows to rays with `palora.rows`, or use one ray at a time.",
+        f"{seen.who} runs more often for some batches than for others (row by row, or for rows chosen by their "
+        "values), so rows of several rays cannot pass it together; give each its ray with `palora.rows`, or use one "
+        "ray at a time.",
         name=seen.name,
     )
 

@@ -101,8 +101,9 @@ class EnterExpansion:
         if slot.revived and slot.mode == "many":
             slot = self._recomputed(slot, args, kwargs)
         slot.inside += 1
-        if slot.inside == 1 and not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            slot.first_node = private.next_number()
+        if slot.inside == 1 and not torch.compiler.is_compiling():
+            # Without gradients: the node inside which this runs, reentrant checkpointing's perhaps.
+            slot.first_node = private.next_number() - (0 if torch.is_grad_enabled() else 1)
         if slot.inside > 1:
             return args, kwargs
         if slot.trial is not None:
@@ -148,8 +149,8 @@ class LeaveExpansion:
         if torch.is_grad_enabled():
             last = private.next_number()
             self.state.remember(last if slot.first_node is None else slot.first_node, last, slot)
-        elif not torch.is_inference_mode_enabled():
-            self.state.remember_without_graph(private.next_number() - 1, slot)
+        elif not torch.is_inference_mode_enabled() and slot.first_node is not None:
+            self.state.remember_without_graph(slot.first_node, slot)
 
 
 # What an expansion point returns to that opened a slot where there was none.

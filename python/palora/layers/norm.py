@@ -35,7 +35,7 @@ class RayNorm(nn.Module):
         batch_statistics = self.training or self.running_mean is None
         if slot is None or not batch_statistics:
             return super().forward(x)
-        if slot.index is not None and slot.groups > 1:
+        if slot.index is not None and slot.groups > 1 and len(slot.index):
             return self._by_index(x, slot.index, slot.groups)
         if slot.mode != "many" or slot.count == 1:
             return super().forward(x)
@@ -47,7 +47,7 @@ class RayNorm(nn.Module):
 
     def _by_index(self, x: Tensor, index: Tensor, rays: int) -> Tensor:
         """Rows that were given to rays by hand: each ray's by themselves; a ray without rows is passed over."""
-        if index.shape[0] and x.shape[0] != index.shape[0]:
+        if x.shape[0] != index.shape[0]:
             index = index.repeat_interleave(x.shape[0] // index.shape[0])
         y = torch.empty_like(x)
         for ray in range(rays):

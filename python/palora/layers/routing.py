@@ -72,7 +72,7 @@ def route(module: RayLayer, x: Tensor) -> Route:
     if not torch.compiler.is_compiling():
         slot.used.add(module.rays_name)
     if slot.mode == "many":
-        shared = _shared_rows(slot, x)
+        shared = _shared_rows(slot, x) if module.row_layout is None else None
         if shared is not None:
             return Route(shared, slot.rays, True, None)
         if slot.inside == 0:

@@ -69,8 +69,9 @@ class Trial:
         axes: readings of arguments other than by default, (id of the rules, path) -> dimension.
     """
 
-    def __init__(self, role: str, watch: Watch, points: list[bool], axes: dict[tuple[int, str], int | None]) -> None:
-        self.role, self.watch, self.points, self.axes = role, watch, points, axes
+    def __init__(self, role: str, points: list[bool], axes: dict[tuple[int, str], int | None]) -> None:
+        self.role, self.points, self.axes = role, points, axes
+        self.watch = Watch()
         self.calls = 0
         self.seen: list[Seen] = []
         self.rows: list[int] = []  # batch sizes, alone
@@ -131,6 +132,25 @@ def other_samples(value: Tensor, axis: int) -> Tensor:
     if n == 1 and value.dim() == 2 and axis == 0 and value.dtype != torch.bool:
         return value.roll(1, dims=1)
     return chosen
+
+
+def _read_behind(watch: Watch) -> Problem | None:
+    for name, op in watch.read.items():
+        return Problem(
+            f"The weight of {name!r} was read while the model ran, by {op}, so that its adapter would be ignored; call "
+            f"the layer itself, or leave it unadapted with exclude=[{name!r}] of palora.adapt.",
+            name=name,
+        )
+    return None
+
+
+def _decided(watches: list[Watch]) -> Problem | None:
+    if not any(watch.decided for watch in watches):
+        return None
+    return Problem(
+        "The model decides by the values of its batch what it does next (a loop that ends, a branch), and so for all "
+        "rays together; use one ray at a time."
+    )
 
 
 class _Outcome(NamedTuple):
@@ -262,8 +282,7 @@ class _Runner:
         if few:
             args, kwargs = self._few(growth, args, kwargs)
         points: list[bool] = []
-        watches = [Watch() for _ in range(3)]
-        stacked = Trial("stacked", watches[0], points, axes)
+        stacked = Trial("stacked", points, axes)
         failure: Problem | None = None
         outputs: list[Any] = []
         try:
@@ -281,7 +300,7 @@ class _Runner:
             )
         singles = []
         for i, role in enumerate(("first", "second")):
-            single = Trial(role, watches[i + 1], points, axes)
+            single = Trial(role, points, axes)
             singles.append(single)
             try:
                 outputs.append(self._pass(single, self.rays[i : i + 1], args, kwargs))
@@ -289,10 +308,13 @@ class _Runner:
                 return None
         result = Known(stacked.read, {seen.name for seen in stacked.seen})
         n = next(iter(singles[0].rows), 0)
-        problem = compare(stacked.seen, singles[0].seen, singles[1].seen, n, complete=failure is None)
+        watches = [one.watch for one in (stacked, *singles)]
+        whole = failure is None
+        problem = compare(stacked.seen, singles[0].seen, singles[1].seen, n, whole)
+        problem = _read_behind(singles[0].watch) or problem or (_decided(watches) if whole else None)
         if problem is None and failure is None:
             problem = compare_outputs(*outputs)
-        return _Outcome(problem or failure, result, singles[0].open, any(watch.random for watch in watches))
+        return _Outcome(problem or failure, result, singles[0].open, any(w.random for w in watches))
 
     def _few(
         self, growth: Growth, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -311,6 +333,7 @@ class _Runner:
     def _pass(self, trial: Trial, rays: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             model = replica(self.model, self.dtype)
+            trial.watch = Watch(model)
             args, kwargs = self.rules.map(args, kwargs, lambda _, v: self._converted(v))
             args, kwargs = _own(args), _own(kwargs)
         except Exception as error:

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
+
+from palora.layers.ray_layer import RayLayer
 
 # These write rows into a tensor of their own first argument's shape.
 _WRITES = ("index_put", "index_copy", "index_add", "index_fill", "scatter", "masked_scatter", "masked_fill", "copy_")
 _HALF = ("rand", "uniform", "normal", "randn", "rand_like", "randn_like", "exponential", "log_normal", "cauchy")
 
 
-class Watch(TorchDispatchMode):
-    """Random draws give constants, the same for every row; `chosen` tells rows whose number depends on values."""
+# These make another view of a tensor, or take only its shape.
+_VIEWS = ("detach", "alias", "t", "transpose", "permute", "view", "unsqueeze", "squeeze", "expand", "slice", "select")
+_SHAPES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
 
-    def __init__(self) -> None:
+
+class Watch(TorchDispatchMode):
+    """Random draws give constants, the same for every row; `chosen` tells rows whose number depends on values.
+
+    Attributes:
+        read: adapted layers whose weight was computed with outside of them, with the operation.
+        decided: truth values that the model asked for of what adapted layers had computed.
+        random: whether something was random all the same.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()
+        self.read: dict[str, str] = {}
+        self.decided: list[bool] = []
+        self.inside = 0
+        self.weights: dict[int, str] = {}
+        self.follows: Any = WeakIdKeyDictionary()  # tensors that adapted layers have had a part in
+        for layer in () if model is None else model.modules():
+            if isinstance(layer, RayLayer):
+                layer.register_forward_pre_hook(self._enters)
+                layer.register_forward_hook(self._leaves, always_call=True)
+                self.weights[_place(layer.base_weight())] = layer.rays_name
+        for module in () if model is None else model.modules():
+            if not isinstance(module, RayLayer):  # a weight that others have too is theirs to read
+                for parameter in module._parameters.values():
+                    if parameter is not None:
+                        self.weights.pop(_place(parameter), None)
         self.dynamic: Any = WeakIdKeyDictionary()  # tensor -> the dimensions whose size depends on values
-        self.random = False  # whether something was random all the same
+        self.random = False
+
+    def _enters(self, module: nn.Module, args: Any) -> None:
+        self.inside += 1
+
+    def _leaves(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.inside -= 1
+        if isinstance(output, Tensor):
+            self.follows[output] = True
 
     def chosen(self, x: Tensor) -> bool:
         return 0 in self.dynamic.get(x, ())
@@ -38,7 +75,24 @@ class Watch(TorchDispatchMode):
             return settled
         result = func(*args, **kwargs)
         self._follow(name, func, args, kwargs, result)
+        if self.weights and not self.inside:
+            self._behind(name, args, kwargs, result)
         return result
+
+    def _behind(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Weights that are read outside their layers, and decisions that rest on what layers computed."""
+        given = [t for t in _flat((args, kwargs)) if isinstance(t, Tensor)]
+        if any(t in self.follows for t in given):
+            if name == "_local_scalar_dense" and given[0].dtype == torch.bool:
+                self.decided.append(bool(result))
+            for output in _flat((result,)):
+                if isinstance(output, Tensor) and not _asks_for_nan(name, args):
+                    self.follows[output] = True
+        if name not in _VIEWS and not name.endswith(_SHAPES):
+            for tensor in given:
+                layer = self.weights.get(_place(tensor))
+                if layer is not None:
+                    self.read.setdefault(layer, name)
 
     def _follow(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         starts = torch.Tag.dynamic_output_shape in func.tags
@@ -85,6 +139,17 @@ class Watch(TorchDispatchMode):
                     found.update([e for e in range(output.dim()) if output.shape[e] == size][:1])
             if found:
                 self.dynamic[output] = found
+
+
+def _asks_for_nan(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a number is one, or finite: no decision about the batch."""
+    if name in ("isnan", "isinf", "isfinite"):
+        return True
+    return name in ("eq", "ne") and (args[0] is args[1] or (isinstance(args[1], float) and abs(args[1]) == math.inf))
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
 def _flat(value: Any) -> list[Any]:
