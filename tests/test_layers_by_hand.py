@@ -290,3 +290,29 @@ def test_a_compiled_model_that_changes_its_input_in_place() -> None:
     with palora.at(model, RAYS):
         found = torch.compile(model, fullgraph=True, backend="aot_eager")(x.clone())
     torch.testing.assert_close(found, torch.cat([palora.merge(model, ray)(x.clone()) for ray in RAYS]))
+
+
+def test_a_compiled_model_with_patterns_of_arguments() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(5, 6)
+
+        def forward(self, x: Tensor, scale: Tensor, table: Tensor) -> Tensor:
+            return self.fc(x) * scale @ table.T
+
+    torch._dynamo.reset()
+    model = _adapted(Scaled(), expand=["sca*"], keep="tab*")
+    args = randn(4, 5), randn(4, 1), randn(4, 6)
+    with palora.at(model, RAYS):
+        found = torch.compile(model, fullgraph=True, backend="aot_eager")(*args)
+    torch.testing.assert_close(found, torch.cat([palora.merge(model, ray)(*args) for ray in RAYS]))
+
+
+def test_the_first_argument_may_be_the_table() -> None:
+    model = _adapted(Net(lambda m, table, x: m.a(x) @ table.T, a=nn.Linear(5, 6)))
+    for n in (3, 4, 7):
+        table, x = randn(4, 6), randn(n, 5)
+        with palora.at(model, RAYS):
+            found = model(table, x)
+        torch.testing.assert_close(found, torch.cat([palora.merge(model, ray)(table, x) for ray in RAYS]))

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import palora
-from palora.layers import trial
+from palora.layers import trial_pass
 
 
 @pytest.fixture
 def trials(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The passes that trials run, by role."""
     seen: list[str] = []
-    run = trial._Runner._pass
+    run = trial_pass.Runner._pass
 
     def counted(self: Any, one: Any, *rest: Any) -> Any:
         seen.append(one.role)
         return run(self, one, *rest)
 
-    monkeypatch.setattr(trial._Runner, "_pass", counted)
+    monkeypatch.setattr(trial_pass.Runner, "_pass", counted)
     return seen
 
 

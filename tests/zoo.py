@@ -1,6 +1,6 @@
 """Public architectures in small, at random weights: what becomes of each at many rays. Not a test itself.
 
-Each is written after the public description of its layout (where tokens, windows, states, tables and experts lie), a few
+Each follows the public description of its layout (where tokens, windows, states, tables and experts lie), a few
 units wide. `python docs/architectures.py` runs them all and writes the table of `docs/architectures.md`.
 """
 
@@ -74,7 +74,9 @@ def vgg() -> nn.Module:
 
 def mobilenet() -> nn.Module:
     def block(c: int) -> nn.Module:
-        return Residual(nn.Sequential(conv_bn(c, 3 * c, 1), conv_bn(3 * c, 3 * c, groups=3 * c), conv_bn(3 * c, c, 1, act=False)))
+        return Residual(
+            nn.Sequential(conv_bn(c, 3 * c, 1), conv_bn(3 * c, 3 * c, groups=3 * c), conv_bn(3 * c, c, 1, act=False))
+        )
 
     return pooled(conv_bn(3, 6, stride=2), block(6), block(6), width=6)
 
@@ -89,14 +91,18 @@ class SqueezeExcite(nn.Module):
 
 
 def efficientnet() -> nn.Module:
-    block = nn.Sequential(conv_bn(6, 12, 1), conv_bn(12, 12, 5, groups=12), SqueezeExcite(12), conv_bn(12, 6, 1, act=False))
+    block = nn.Sequential(
+        conv_bn(6, 12, 1), conv_bn(12, 12, 5, groups=12), SqueezeExcite(12), conv_bn(12, 6, 1, act=False)
+    )
     return pooled(conv_bn(3, 6, stride=2), Residual(block), width=6)
 
 
 class Dense(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(c + 4 * i), nn.ReLU(), nn.Conv2d(c + 4 * i, 4, 3, padding=1)) for i in range(3))
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(c + 4 * i), nn.ReLU(), nn.Conv2d(c + 4 * i, 4, 3, padding=1)) for i in range(3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -131,9 +137,11 @@ class UNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention, or attention to a context; grouped key and value heads, a rotation of positions, a causal mask."""
+    """Attention to itself or a context; grouped key and value heads, a rotation of positions, a causal mask."""
 
-    def __init__(self, dim: int, heads: int = 2, kv: int | None = None, causal: bool = False, rotary: bool = False) -> None:
+    def __init__(
+        self, dim: int, heads: int = 2, kv: int | None = None, causal: bool = False, rotary: bool = False
+    ) -> None:
         super().__init__()
         self.heads, self.kv, self.size = heads, kv or heads, dim // heads
         self.q, self.k = nn.Linear(dim, dim), nn.Linear(dim, self.kv * self.size)
@@ -249,7 +257,11 @@ class Denoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.down, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(16, 3, 3, padding=1)
+        self.enter, self.down, self.out = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, 2, 1),
+            nn.Conv2d(16, 3, 3, padding=1),
+        )
         self.time = nn.Sequential(nn.Linear(8, 16), nn.SiLU(), nn.Linear(16, 8))
         self.norm, self.attention = nn.GroupNorm(4, 8), Attention(8)
 
@@ -452,7 +464,10 @@ class Siamese(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(6, 4)
+        self.body, self.head = (
+            nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            nn.Linear(6, 4),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         one, two = self.head(self.body(torch.cat([x, x.flip(3)]))).chunk(2)
@@ -522,7 +537,11 @@ class Video(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.frame, self.time, self.head = pooled(conv_bn(3, 6), width=6, classes=5), nn.GRU(5, 6, batch_first=True), nn.Linear(6, 3)
+        self.frame, self.time, self.head = (
+            pooled(conv_bn(3, 6), width=6, classes=5),
+            nn.GRU(5, 6, batch_first=True),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.time(self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2]))[0][:, -1])
@@ -589,9 +608,7 @@ EXHIBITS: dict[str, Exhibit] = {
     "MLP-Mixer": Exhibit(Mixer, lambda n: (image(n),)),
     "Perceiver": Exhibit(Perceiver, lambda n: (rows(n, 7, 5),)),
     "DETR's queries, projected once": Exhibit(DETR, lambda n: (rows(n, 7, 5),), "do not grow with the batch"),
-    "DETR's queries, their layer excluded": Exhibit(
-        DETR, lambda n: (rows(n, 7, 5),), options={"exclude": "project"}
-    ),
+    "DETR's queries, their layer excluded": Exhibit(DETR, lambda n: (rows(n, 7, 5),), options={"exclude": "project"}),
     "LSTM tagger": Exhibit(Tagger, lambda n: (ids(n),)),
     "LSTM tagger with packed sequences": Exhibit(PackedTagger, lambda n: (ids(n), torch.arange(n) % 5 + 3)),
     "GRU with its state": Exhibit(lambda: Tagger(nn.GRU), lambda n: (ids(n), rows(1, n, 5))),
@@ -643,7 +660,7 @@ REFUSED = (ValueError, TypeError, RuntimeError)
 
 
 class Result(NamedTuple):
-    """The relative difference from the loop over merged models, or the sentence of a refusal; and the adapted layers."""
+    """The relative difference from the loop over merged models, or a refusal's sentence; and the adapted layers."""
 
     difference: float
     refusal: str
@@ -662,7 +679,9 @@ def tried(name: str, n: int = 4) -> Result:
         with torch.no_grad():
             for layer in layers.values():
                 layer.lora_A.normal_(std=0.3)
-        worst = max(_difference(model.train(mode), args) for mode in ((False,) if isinstance(model, VAE) else (False, True)))
+        worst = max(
+            _difference(model.train(mode), args) for mode in ((False,) if isinstance(model, VAE) else (False, True))
+        )
     except REFUSED as error:
         return Result(math.nan, str(error), 0)
     return Result(worst, "", len(layers))

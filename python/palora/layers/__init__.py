@@ -4,7 +4,8 @@
 - ``ray_layer``: what depends on the ray; ``dora``, ``ensemble_layers``: other layers that do.
 - ``adapting``, ``ensembling``: the layer swaps; ``refusals``, ``fast_paths``: what cannot pass; ``wiring``: hooks.
 - ``state``, ``routing``, ``expansion``, ``arguments``, ``context``: where rays live, how a batch becomes M batches.
-- ``trial``, ``replica``, ``watching``, ``comparing``: whose rows are whose, tried out before the first stacked pass;
+- ``trial``, ``trial_pass``, ``replica``, ``watching``, ``comparing``: whose rows are whose, tried out before the first
+  stacked pass; ``check``, ``checking``, ``recording``: the same and more, when asked;
   ``by_hand``, ``layouts``: where it has to be said. ``reads``: weights that are read behind an adapter's back.
 - ``merging``, ``storing``: one preference as a plain model; adapters in a file.
 """

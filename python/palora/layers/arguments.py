@@ -31,7 +31,8 @@ class Rules:
     def __init__(self, module: nn.Module, expand: Mapping[str, int], keep: list[str]) -> None:
         self.expand, self.keep = dict(expand), list(keep)
         if isinstance(module, nn.RNNBase):
-            self.expand = {"hx": 1, "hx.*": 1, **self.expand}
+            self.expand = {"hx": 1, **self.expand}
+        self.table: dict[str, tuple[bool, int | None]] = {}  # matched beforehand, for compiled code
         self.names: tuple[str, ...] = ()
         self.named: list[str] = []
         self.open = True  # takes arguments of any name
@@ -44,6 +45,7 @@ class Rules:
         self.names = tuple(p.name for p in parameters if p.kind in by_place)
         self.named = [p.name for p in parameters if p.kind not in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)]
         self.open = len(self.named) < len(parameters)
+        self.table = {name: self._matched(name) for name in (*self.named, *map(str, range(len(self.names), 32)))}
 
     def name(self, place: int) -> str:
         return self.names[place] if place < len(self.names) else str(place)
@@ -54,6 +56,10 @@ class Rules:
 
     def declared(self, path: str) -> tuple[bool, int | None]:
         """(whether a pattern names it, the dimension of its batch)."""
+        found = self.table.get(path)
+        return self._matched(path) if found is None else found
+
+    def _matched(self, path: str) -> tuple[bool, int | None]:
         if any(_fits(path, pattern) for pattern in self.keep):
             return True, None
         for pattern, axis in self.expand.items():

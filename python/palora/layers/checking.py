@@ -17,7 +17,7 @@ from palora.layers.expansion import EnterPass
 from palora.layers.merging import merge
 from palora.layers.recording import Event, Recorder, first_parting, side_by_side
 from palora.layers.routing import RowsError
-from palora.layers.trial import undisturbed
+from palora.layers.trial_pass import undisturbed
 from palora.layers.watching import Watch
 
 MIXED = "Rows of the batch see each other there, or are put elsewhere: statistics, softmax, attention or an index over "

@@ -38,9 +38,10 @@ class EnterPass:
             if not torch.compiler.is_compiling() and not slot.revived:
                 slot.used = set()
                 if slot.mode != "one" and slot.trial is None:
-                    if slot.mode == "per_sample":
-                        _check_batch(slot, self.rules.growth(args, kwargs), args, kwargs)
                     slot.known = trial.known(module, self.state, self.rules, slot, args, kwargs) if self.trial else None
+                    if slot.mode == "per_sample":
+                        learned = None if slot.known is None else slot.known.learned(self.rules)
+                        _check_batch(slot, self.rules.growth(args, kwargs, learned), args, kwargs)
         slot.depth += 1
 
 
