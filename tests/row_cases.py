@@ -150,6 +150,15 @@ def _() -> Any:
     return Net(call, conv=nn.Conv2d(2, 4, 3), head=nn.Linear(4, 3)), (randn(3, 2, 6, 6),)
 
 
+@case("two views in one batch of images with batch normalisation, declared", rows={"*": "inner"})
+def _() -> Any:
+    def call(m: Any, x: Tensor) -> Tensor:
+        one, two = m.head(torch.relu(m.norm(m.conv(torch.cat([x, x.flip(3)])))).mean((2, 3))).chunk(2)
+        return one * two
+
+    return Net(call, conv=nn.Conv2d(2, 4, 3), norm=nn.BatchNorm2d(4), head=nn.Linear(4, 3)), (randn(3, 2, 6, 6),)
+
+
 @case("two views beside each other, sample by sample")
 def _() -> Any:
     def call(m: Any, x: Tensor) -> Tensor:

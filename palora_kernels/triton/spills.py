@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 
 from palora_kernels import versions
 from palora_kernels.triton.tuning import Tile
@@ -25,6 +26,9 @@ adapter_gradients half sm_80: 16x16x64 w2 s3
 adapter_gradients ieee sm_90: 32x16x16 w4 s3, 32x32x16 w4 s3
 linear_combine ieee sm_80: 32x128x16 w4 s3
 linear_project ieee sm_80: 64x64x16 w4 s3
+linear_splitk half sm_80: 64x64x128 w4 s4, 32x128x128 w4 s4, 16x128x128 w4 s4, 16x64x128 w4 s4
+linear_splitk ieee sm_80: 64x64x16 w8 s2, 64x32x16 w4 s3
+linear_splitk_sum half sm_80: 16x128x32 w8 s1, 16x32x32 w4 s1
 """,
     (3, 8): """
 conv_gemm ieee sm_100: 64x32x16 w4 s3
@@ -52,7 +56,8 @@ linear_weights ieee sm_100: 64x32x16 w4 s3, 32x32x16 w4 s3
 
 
 def label(tile: Tile) -> str:
-    return f"{tile.rows}x{tile.columns}x{tile.depth} w{tile.num_warps} s{tile.num_stages}"
+    text = f"{tile.rows}x{tile.columns}x{tile.depth} w{tile.num_warps} s{tile.num_stages}"
+    return f"{text} k{tile.splits}" if tile.splits else text
 
 
 @functools.cache
@@ -70,4 +75,4 @@ def _seen(release: tuple[int, int]) -> frozenset[tuple[str, str, str, Tile]]:
 
 def spills(kernel: str, kind: str, target: str, tile: Tile) -> bool:
     """``kernel`` and ``kind`` as in `tuning.tile_key`, ``target`` as in `configs.TARGETS`."""
-    return (kernel, kind, target, tile) in _seen(versions.triton_release())
+    return (kernel, kind, target, replace(tile, splits=0)) in _seen(versions.triton_release())

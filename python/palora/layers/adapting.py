@@ -15,6 +15,7 @@ from palora.layers.dora import DoRAConv2d, DoRALinear
 from palora.layers.layouts import Where, check_where
 from palora.layers.linear import PaLoRALinear
 from palora.layers.norm import SWAPS, RayNorm, swap_in
+from palora.layers.ray_layer import RayLayer
 from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing
 from palora.layers.state import RayState
 from palora.layers.wiring import adapted_layers, connect, ray_layers
@@ -193,8 +194,9 @@ def adapt(
         elif isinstance(module, RayNorm):
             module.rays_state = state
     connect(model, state, points, axes, kept, trial)
-    for name, layer in ray_layers(model).items():
-        layer.row_layout = _layout_of(name, layouts)
+    for name, module in model.named_modules() if layouts else ():
+        if isinstance(module, (RayLayer, RayNorm)):
+            module.row_layout = _layout_of(name, layouts)
     fast_paths.disable(model)
     if not train_base:
         model.requires_grad_(False)

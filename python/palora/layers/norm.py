@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from palora.layers.layouts import Layout, Where
 from palora.layers.state import RayState, Slot
+from palora_kernels.batch_norm import Running, ray_batch_norm
 
 
 class RayNorm(nn.Module):
     """Mixin over torch's batch normalisations; the class is swapped in place, parameters and buffers stay."""
 
     rays_state: RayState
+    row_layout: Where | None = None
     frozen: bool = False
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -39,11 +42,12 @@ class RayNorm(nn.Module):
             return self._by_index(x, slot.index, slot.groups)
         if slot.mode != "many" or slot.count == 1:
             return super().forward(x)
-        if self._expanded(slot, x):
-            # In one split: its gradient is one concatenation, where M slices would each fill and add a whole batch.
-            parts = x.split([x.shape[0] // slot.count] * slot.count)
-            return torch.cat([super(RayNorm, self).forward(part) for part in parts])
-        return self._once_for_all_rays(x, slot.count)
+        if not self._expanded(slot, x):
+            return self._once_for_all_rays(x, slot.count)
+        if self.row_layout is None or slot.rows is None:
+            return self._ray_by_ray(x, slot.count)
+        layout = Layout(self.row_layout, slot.batch)
+        return layout.restored(self._ray_by_ray(layout.batch_first(x, type(self).__name__), slot.count))
 
     def _by_index(self, x: Tensor, index: Tensor, rays: int) -> Tensor:
         """Rows that were given to rays by hand: each ray's by themselves; a ray without rows is passed over."""
@@ -54,6 +58,20 @@ class RayNorm(nn.Module):
             own = (index == ray).nonzero().flatten()
             if own.shape[0]:
                 y = y.index_copy(0, own, super().forward(x[own]).to(y.dtype))
+        return y
+
+    def _ray_by_ray(self, x: Tensor, rays: int) -> Tensor:
+        if isinstance(self, nn.SyncBatchNorm):  # its statistics are those of all processes
+            parts = x.split([x.shape[0] // rays] * rays)
+            return torch.cat([super(RayNorm, self).forward(part) for part in parts])
+        norm: Any = self  # one of torch's batch normalisations
+        norm._check_input_dim(x)
+        running = None
+        if self.running_mean is not None and self.running_var is not None and self.track_running_stats:
+            running = Running(self.running_mean, self.running_var, self.num_batches_tracked)
+        y = ray_batch_norm(x, norm.weight, norm.bias, running, rays, self.momentum, norm.eps)
+        if self.num_batches_tracked is not None and self.track_running_stats:
+            self.num_batches_tracked.add_(rays)
         return y
 
     @staticmethod
@@ -122,5 +140,5 @@ def swap_out(module: RayNorm) -> None:
     """Back to torch's class, in place."""
     plain = {ray: base for base, ray in SWAPS.items()}[type(module)]
     module.__class__ = plain  # type: ignore[assignment]
-    for name in ("rays_state", "frozen"):
+    for name in ("rays_state", "row_layout", "frozen"):
         module.__dict__.pop(name, None)
