@@ -213,6 +213,14 @@ def test_targets_rays_and_keyword_arguments() -> None:
         palora.check(nn.Linear(5, 3), torch.randn(4, 5))
 
 
+def test_a_weight_that_the_parent_reads_is_found_at_its_layer() -> None:
+    inner = Net(lambda m, x: F.linear(x, m.fc.weight), fc=nn.Linear(6, 6))
+    model = palora.adapt(nn.Sequential(nn.Linear(5, 6), inner, nn.Linear(6, 3)), 2, 2)
+    report = palora.check(model, torch.randn(4, 5))
+    assert (report.ok, report.part, report.module) == (False, "one ray", "1.fc")
+    assert "forward of '1'" in str(report)
+
+
 def test_unused_adapters_are_named() -> None:
     model = palora.adapt(Net(lambda m, x: m.a(x), **linears(a=(5, 3), b=(5, 3))), 2, 2)
     report = palora.check(model, torch.randn(4, 5))

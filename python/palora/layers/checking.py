@@ -99,7 +99,9 @@ class Comparison:
         singles = [self._pass(looped_model, at(looped_model, ray)) for ray in self.rays]
         for single in singles:
             if single.error is not None:
-                raise Parted("one ray", single.at_module, _says(single.error), "")
+                named = getattr(single.error, "module", "") or single.at_module
+                where = f"(In the forward of {single.at_module or type(self.base).__name__!r}.)"
+                raise Parted("one ray", named, _says(single.error), where)
         stacked = self._pass(stacked_model, at(stacked_model, self.rays))
         self._compare("stacked", stacked, singles)
         self._gradients(stacked_model, stacked, looped_model, singles)

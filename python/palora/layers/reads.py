@@ -44,12 +44,13 @@ class WeightRead(Tensor):
                 result = func(*args, **kwargs)
                 if not _holds_tensor(result):
                     return result
-        read = next((a for a in (*args, *kwargs.values()) if isinstance(a, cls)), None)
-        layer = "an adapted layer" if read is None else repr(getattr(read, "layer_name", "an adapted layer"))
-        raise UnsupportedModuleError(
-            f"The weight of {layer} was read while the model ran, by {name}, so that its adapter would be ignored; "
-            f"call the layer itself, or leave it unadapted with exclude=[{layer}] of palora.adapt."
+        layer = next((a.layer_name for a in (*args, *kwargs.values()) if isinstance(a, cls)), "")
+        error = UnsupportedModuleError(
+            f"The weight of {layer!r} was read while the model ran, by {name}, so that its adapter would be ignored; "
+            f"call the layer itself, or leave it unadapted with exclude=[{layer!r}] of palora.adapt."
         )
+        error.module = layer
+        raise error
 
 
 def _holds_tensor(value: Any) -> bool:

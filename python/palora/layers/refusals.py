@@ -19,7 +19,9 @@ SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)
 
 
 class UnsupportedModuleError(TypeError):
-    """A module that cannot be adapted, or that rays cannot pass through."""
+    """A module that cannot be adapted, or that rays cannot pass through; ``module``: its name, if known."""
+
+    module: str = ""
 
 
 def _softmax_over_batch(module: nn.Module) -> bool:
