@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from palora.layers import private
 from palora.layers.state import RayState, Slot
+from palora.trees import first_tensor, hidden_tensors, map_tensors
 
 # torch's convention: two-dimensional masks under these names are (L, L) or (L, S), never batch-first.
 _UNBATCHED_MASKS = ("attn_mask", "src_mask", "tgt_mask", "memory_mask", "mask")
@@ -85,19 +87,6 @@ class LeaveExpansion:
             slot.rows = None
 
 
-def _first_tensor(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value if value.dim() > 0 else None
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            found = _first_tensor(item)
-            if found is not None:
-                return found
-    return None
-
-
 def expand_arguments(
     slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -106,9 +95,9 @@ def expand_arguments(
     Two-dimensional masks in the arguments that torch's transformers call attn_mask, src_mask, ... are not batch-first
     and stay as they are.
     """
-    first = _first_tensor(args)
+    first = first_tensor(args)
     if first is None:
-        first = _first_tensor(kwargs)
+        first = first_tensor(kwargs)
     if first is None:
         raise ValueError(
             "The model was called under several rays without a tensor argument to expand. "
@@ -130,24 +119,27 @@ def _is_unbatched_mask(name: str, value: Any) -> bool:
 
 
 def _expand(slot: Slot, n: int, value: Any) -> Any:
-    if isinstance(value, Tensor):
-        if value.dim() == 0 or value.shape[0] != n or slot.count == 1:
-            return value
-        expanded = torch.cat([value] * slot.count)  # keeps channels_last, unlike repeat
-        slot.expanded.append((expanded, value))
+    def expand(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] != n or slot.count == 1:
+            return tensor
+        expanded = torch.cat([tensor] * slot.count)  # keeps channels_last, unlike repeat
+        slot.expanded.append((expanded, tensor))
         return expanded
-    if isinstance(value, tuple):
-        items = [_expand(slot, n, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [_expand(slot, n, item) for item in value]
-    if isinstance(value, dict):
-        return {key: _expand(slot, n, item) for key, item in value.items()}
-    return value
+
+    def refuse(leaf: Any) -> Any:
+        if slot.count > 1 and any(isinstance(leaf, PackedSequence) or t.shape[0] == n for t in hidden_tensors(leaf)):
+            raise TypeError(
+                f"The model was called under {slot.count} rays with a {type(leaf).__name__}, whose tensors cannot be "
+                "expanded to a row a ray. Pass tensors, or tuples, lists, mappings or dataclasses of them."
+            )
+        return leaf
+
+    return map_tensors(expand, value, refuse)
 
 
 def split(outputs: Any, rays: int) -> Any:
-    """Undo the stacking of rays: every tensor (M*n, ...) -> (M, n, ...), through tuples, lists and dicts.
+    """Undo the stacking of rays: every tensor (M*n, ...) -> (M, n, ...), through tuples, lists, mappings and
+    dataclasses, which keep their types (Hugging Face's model outputs among them).
 
     Args:
         outputs: what the adapted model returned under M rays.
@@ -155,18 +147,24 @@ def split(outputs: Any, rays: int) -> Any:
 
     Raises:
         ValueError: a tensor whose first dimension is not a multiple of ``rays``.
+        TypeError: an object of another kind that holds tensors.
     """
-    if isinstance(outputs, Tensor):
-        if outputs.dim() == 0 or outputs.shape[0] % rays:
+    if isinstance(rays, bool) or not isinstance(rays, int) or rays < 1:
+        raise ValueError(f"`rays` should be the number of rays, an integer >= 1. Found {rays!r}.")
+
+    def apart(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] % rays:
             raise ValueError(
-                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(outputs.shape)}."
+                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(tensor.shape)}."
             )
-        return outputs.unflatten(0, (rays, outputs.shape[0] // rays))
-    if isinstance(outputs, tuple):
-        items = [split(item, rays) for item in outputs]
-        return type(outputs)(*items) if hasattr(outputs, "_fields") else tuple(items)
-    if isinstance(outputs, list):
-        return [split(item, rays) for item in outputs]
-    if isinstance(outputs, dict):
-        return {key: split(item, rays) for key, item in outputs.items()}
-    return outputs
+        return tensor.unflatten(0, (rays, tensor.shape[0] // rays))
+
+    def refuse(leaf: Any) -> Any:
+        if hidden_tensors(leaf):
+            raise TypeError(
+                f"`outputs` should be tensors, or tuples, lists, mappings or dataclasses of them. Found a "
+                f"{type(leaf).__name__} that holds tensors, which palora.split cannot take apart."
+            )
+        return leaf
+
+    return map_tensors(apart, outputs, refuse)

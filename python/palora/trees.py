@@ -1,0 +1,142 @@
+"""The same function on every tensor of what a model takes or returns: containers keep their types.
+
+Tuples (named ones too), lists, mappings (Hugging Face's ModelOutput and BatchEncoding among them), dataclasses, classes
+made by attrs and ``types.SimpleNamespace`` are gone through; a copy holds the replaced values. Other objects are leaves.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+
+def map_tensors(
+    function: Callable[[Tensor], Any], tree: Any, leaf: Callable[[Any], Any] = lambda value: value
+) -> Any:
+    """``tree`` with every tensor replaced, and ``leaf`` asked for what stands in the place of anything else: copies of
+    the containers in which something changed, and the others themselves, so that what a model appends is kept.
+
+    Raises TypeError for a container that cannot be made again with other values in it.
+    """
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if tree is None or isinstance(tree, (bool, int, float, str)):
+        return leaf(tree)
+
+    def inside(value: Any) -> Any:
+        return map_tensors(function, value, leaf)
+
+    if isinstance(tree, PackedSequence):
+        return leaf(tree)  # a named tuple whose tensors are no rows
+    keys = _keys(tree)
+    if keys is None:
+        return leaf(tree)
+    old = _values(tree, keys)
+    new = [inside(value) for value in old]
+    for before, after in zip(old, new, strict=True):
+        if before is not after:
+            return _made_again(tree, keys, new)
+    return tree
+
+
+def first_tensor(tree: Any) -> Tensor | None:
+    """The first tensor with at least one dimension, in the order of `map_tensors`."""
+    if isinstance(tree, Tensor):
+        return tree if tree.dim() > 0 else None
+    keys = None if isinstance(tree, PackedSequence) else _keys(tree)
+    if keys is not None:
+        for value in _values(tree, keys):
+            found = first_tensor(value)
+            if found is not None:
+                return found
+    return None
+
+
+def hidden_tensors(value: Any) -> list[Tensor]:
+    """Tensors in the attributes of a leaf, where `map_tensors` does not reach them.
+
+    None in modules, and none in the key-value caches of language models, which are filled and read by the model alone.
+    """
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    ours = isinstance(value, (nn.Module, type)) or callable(value) or any(c.__name__ == "Cache" for c in type(value).__mro__)
+    held = [] if ours else [first_tensor(attribute) for attribute in getattr(value, "__dict__", {}).values()]
+    return [tensor for tensor in held if tensor is not None]
+
+
+def _keys(tree: Any) -> list[Any] | None:
+    """What a container's values are found under: attributes of a record, keys of a mapping, indices; None for a leaf."""
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return list(range(len(tree)))
+    if kind is dict:
+        return list(tree)
+    if isinstance(tree, (type, nn.Module)):
+        return None
+    if is_dataclass(tree):
+        return [field.name for field in fields(tree) if hasattr(tree, field.name)]
+    if hasattr(kind, "__attrs_attrs__"):
+        return [attribute.name for attribute in kind.__attrs_attrs__ if hasattr(tree, attribute.name)]
+    if isinstance(tree, types.SimpleNamespace):
+        return list(vars(tree))
+    if isinstance(tree, Mapping):
+        return list(tree)
+    return list(range(len(tree))) if isinstance(tree, (tuple, list)) else None
+
+
+def _is_record(tree: Any) -> bool:
+    return is_dataclass(tree) or hasattr(type(tree), "__attrs_attrs__") or isinstance(tree, types.SimpleNamespace)
+
+
+def _values(tree: Any, keys: list[Any]) -> list[Any]:
+    if type(tree) is tuple or type(tree) is list:
+        return list(tree)
+    return [getattr(tree, key) for key in keys] if _is_record(tree) else [tree[key] for key in keys]
+
+
+def _made_again(tree: Any, keys: list[Any], values: list[Any]) -> Any:
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind(values)
+    if kind is dict:
+        return dict(zip(keys, values, strict=True))
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):  # a named tuple takes its fields one by one
+        return kind(*values)
+    try:
+        if isinstance(tree, tuple):
+            return kind(values)
+        made: Any = copy.copy(tree)
+        if _is_record(tree):
+            _set_attributes(made, dict(zip(keys, values, strict=True)))
+        elif isinstance(tree, list):
+            made[:] = values
+        elif hasattr(tree, "__setitem__"):
+            _set_items(made, dict(zip(keys, values, strict=True)), {id(tree[key]): v for key, v in zip(keys, values)})
+        else:  # a mapping that nobody changes
+            made = kind(dict(zip(keys, values, strict=True)))
+    except TypeError as error:
+        raise TypeError(f"A {kind.__name__} cannot be made again with other values in it ({error}).") from error
+    return made
+
+
+def _set_attributes(record: Any, values: dict[str, Any]) -> None:
+    """Also where the class is frozen; a record that is a mapping too, as ModelOutput is, has the same values there."""
+    for name, value in values.items():
+        if isinstance(record, Mapping) and name in record:
+            record[name] = value  # type: ignore[index]
+        object.__setattr__(record, name, value)
+
+
+def _set_items(mapping: Any, values: dict[Any, Any], replaced: dict[int, Any]) -> None:
+    """``replaced``: id of a value -> the new one, for those that are attributes as well."""
+    for key, value in values.items():
+        mapping[key] = value
+    for name, value in list(getattr(mapping, "__dict__", {}).items()):
+        if id(value) in replaced:
+            object.__setattr__(mapping, name, replaced[id(value)])
