@@ -25,6 +25,7 @@ _HOME = {
     "merge": "palora.layers",
     "save_adapters": "palora.layers",
     "split": "palora.layers",
+    "summary": "palora.layers",
     "simplex_grid": "palora.rays",
     "Front": "palora.evaluation",
     "hypervolume": "palora.evaluation",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         merge,
         save_adapters,
         split,
+        summary,
     )
     from palora.rays import simplex_grid
 

@@ -4,7 +4,8 @@
 - ``ray_layer``: what depends on the ray; ``dora``, ``ensemble_layers``: other layers that do.
 - ``adapting``, ``ensembling``: the layer swaps; ``refusals``, ``fast_paths``: what cannot pass; ``wiring``: hooks.
 - ``state``, ``routing``, ``expansion``, ``context``: where rays live and how a batch becomes M batches.
-- ``merging``, ``storing``: one preference as a plain model; adapters in a file.
+- ``merging`` (with ``baking``, ``ties``), ``storing`` (with ``base``): one preference as a plain model; adapters in a
+  file. ``inside``: the model in its wrappers. ``summarising``: what was adapted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from palora.layers.merging import merge
 from palora.layers.norm import RayBatchNorm1d, RayBatchNorm2d, RayBatchNorm3d, RaySyncBatchNorm
 from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.storing import load_adapters, save_adapters
+from palora.layers.summarising import Summary, summary
 from palora.layers.wiring import adapted_layers, adapter_parameters, ray_layers
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "RayBatchNorm2d",
     "RayBatchNorm3d",
     "RaySyncBatchNorm",
+    "Summary",
     "UnsupportedModuleError",
     "adapt",
     "adapted_layers",
@@ -46,4 +49,5 @@ __all__ = [
     "ray_layers",
     "save_adapters",
     "split",
+    "summary",
 ]

@@ -9,11 +9,13 @@ from torch import nn
 
 from palora.layers import fast_paths
 from palora.layers.adapter import Adapter, check_settings
+from palora.layers.base import note_base
 from palora.layers.conv import PaLoRAConv2d, check_form
 from palora.layers.dora import DoRAConv2d, DoRALinear
+from palora.layers.inside import inside, named_inside
 from palora.layers.linear import PaLoRALinear
 from palora.layers.norm import SWAPS, RayNorm, swap_in
-from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing
+from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing, refuse_wrapped
 from palora.layers.state import RayState
 from palora.layers.wiring import adapted_layers, connect, ray_layers
 
@@ -53,12 +55,12 @@ def _task_names(tasks: int | Sequence[str]) -> tuple[str, ...]:
 
 
 def _chosen(model: nn.Module, include: Patterns, exclude: Patterns) -> dict[str, nn.Module]:
-    layers = {name: module for name, module in model.named_modules() if adaptable(module)}
+    everything = dict(named_inside(model))
+    layers = {name: module for name, module in everything.items() if adaptable(module)}
     wanted, unwanted = _patterns("include", include), _patterns("exclude", exclude)
     names = list(layers)
-    everything = [name for name, _ in model.named_modules() if name]
     _check_patterns_hit("include", wanted, names)
-    _check_patterns_hit("exclude", unwanted, everything)
+    _check_patterns_hit("exclude", unwanted, [name for name in everything if name])
     chosen = {
         name: module
         for name, module in layers.items()
@@ -108,7 +110,7 @@ def adapt(
     normalisations become ray-wise. Layers placed by hand (PaLoRALinear, PaLoRAConv2d) are connected as they are.
 
     Args:
-        model: any module. tasks: T, or the tasks' names. rank: r. alpha: scale alpha/r of each adapter's product.
+        model: any module; of a wrapped one (torch.compile, AveragedModel) the model inside. tasks: T, or the tasks' names. rank: r. alpha: scale alpha/r of each adapter's product.
         form: "matricised" or "loralib", how a convolution's kernel is low-rank (see PaLoRAConv2d).
         include, exclude: patterns (``*``, ``?``) on module names; a name also covers the modules inside it.
         expand_at: patterns on the modules where n rows become M*n; by default the model itself. Deeper points let an
@@ -117,12 +119,17 @@ def adapt(
         train_base: False freezes everything but the adapters, and batch normalisation's statistics (Pareto expansion).
 
     Returns:
-        The same model (if it is itself a single layer: that layer, of the adapted class).
+        The same model (if it is itself a single layer: that layer, of the adapted class). `palora.summary` says what
+        was adapted and what was not.
 
     Raises:
         ValueError: bad settings, a pattern that matches nothing, or a model adapted already.
-        UnsupportedModuleError: a module that mixes samples, or a layer whose adapter would be ignored.
+        UnsupportedModuleError: a module that mixes samples, a layer whose adapter would be ignored, or a model that DDP
+            or FSDP wraps already, or PEFT has adapted.
     """
+    whole_model = model
+    refuse_wrapped(model)
+    model = inside(model)
     names = _task_names(tasks)
     check_settings(len(names), rank, alpha)
     check_form(form)
@@ -154,7 +161,8 @@ def adapt(
         for layer in adapted_layers(model).values():
             for parameter in layer.own_parameters().values():
                 parameter.requires_grad_(True)
-    return model
+    note_base(model)
+    return whole_model
 
 
 def _check_family(family: str) -> None:

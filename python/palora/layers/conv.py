@@ -107,12 +107,13 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             )
         rows, rays, shared = route(self, x)
         rows, padding = padded(self, rows)
+        A, B = self.factors()
         return palora_kernels.conv2d(
             rows,
             self.weight,
             self.bias,
-            self.lora_A,
-            self.lora_B,
+            A,
+            B,
             self.scaled(rays),
             stride=self.stride,  # type: ignore[arg-type]
             padding=padding,

@@ -35,7 +35,7 @@ class _Magnitude(Adapter):
         rays = ray if ray.dim() == 2 else ray[None]
         V = palora_kernels.merge(self.weight, self.lora_A, self.lora_B, self.scaled(rays))
         scale = self.magnitude / _lengths(V).clamp_min(torch.finfo(V.dtype).tiny)
-        W = V * scale.view(*scale.shape, *(1,) * (V.dim() - 2))
+        W = (V * scale.view(*scale.shape, *(1,) * (V.dim() - 2))).to(V.dtype)
         return W if ray.dim() == 2 else W[0]
 
     def _every_ray_its_own(self, rays: Tensor) -> Tensor:

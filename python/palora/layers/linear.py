@@ -53,6 +53,5 @@ class PaLoRALinear(Adapter, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """x (P, ..., in_features) -> (M*n, ..., out_features), ray-major."""
         rows, rays, shared = route(self, x)
-        return palora_kernels.linear(
-            rows, self.weight, self.bias, self.lora_A, self.lora_B, self.scaled(rays), shared=shared
-        )
+        A, B = self.factors()
+        return palora_kernels.linear(rows, self.weight, self.bias, A, B, self.scaled(rays), shared=shared)

@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 
 from palora.layers.adapter import Adapter
+from palora.layers.inside import named_inside
 from palora.layers.expansion import EnterExpansion, EnterPass, LeaveExpansion, LeavePass
+from palora.layers.inside import named_inside
 from palora.layers.norm import RayNorm
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import RayState
@@ -18,17 +20,18 @@ HOOKS = (EnterExpansion, EnterPass, LeaveExpansion, LeavePass)
 
 def ray_layers(model: nn.Module) -> dict[str, RayLayer]:
     """Every layer of a model whose weights depend on the ray, by name: adapted ones, and those with members."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, RayLayer)}
+    return {name: module for name, module in named_inside(model) if isinstance(module, RayLayer)}
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Adapter]:
-    """Every adapted layer of a model by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
+    """Every adapted layer of a model by name; of a wrapped one (torch.compile, DDP, ...) by its name inside."""
+    return {name: module for name, module in named_inside(model) if isinstance(module, Adapter)}
 
 
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """lora_A and lora_B of every adapted layer: the parameters that learn T times faster in the papers' recipes."""
-    return [p for layer in adapted_layers(model).values() for p in (layer.lora_A, layer.lora_B)]
+    """What the adapters add to every layer, lora_A and lora_B, and magnitude of the family "dora": the parameters that
+    learn T times faster in the papers' recipes."""
+    return [p for layer in adapted_layers(model).values() for p in layer.own_parameters().values()]
 
 
 def connect(model: nn.Module, state: RayState, points: Iterable[nn.Module]) -> None:

@@ -1,0 +1,95 @@
+"""Plain copies and plain weights: what may stand between a layer and its weight is taken away, its value kept."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from palora.layers.inside import inside, named_inside, whole
+
+
+def computed(module: nn.Module, name: str) -> str | None:
+    """By what a tensor of ``module`` that should be a Parameter of its own is computed, in words; None if by nothing."""
+    if name in module._parameters:
+        return None
+    if parametrize.is_parametrized(module, name):
+        return "a parametrisation"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (WeightNorm, SpectralNorm)) and hook.name == name:
+            return "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
+        if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+            return "pruning"
+    return "something else"
+
+
+def bake(module: nn.Module) -> None:
+    """Make Parameters of what parametrisations, weight_norm, spectral_norm and pruning compute, and remove those.
+
+    In evaluation mode, as spectral_norm goes on estimating in training.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():
+        parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
+    for part, training in modes:
+        part.training = training
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A deep copy of the model inside, without wrappers, with whole tensors where FSDP2 has sharded them, and also
+    where a tensor that a layer has computed (by weight_norm, say) stands among its attributes."""
+    memo: dict[int, Any] = {}
+    for _, module in named_inside(model):
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(value, Tensor) and id(value) not in memo:
+                _remember(value, memo)
+        for hooks in vars(module).values():
+            if isinstance(hooks, dict) and any(_of_distributed(hook) for hook in hooks.values()):
+                kept = {key: hook for key, hook in hooks.items() if not _of_distributed(hook)}
+                memo[id(hooks)] = type(hooks)(kept)
+    with _unsharded_classes(model):
+        wrappers = [module for module in model.modules() if inside(module) is not module]
+        for wrapper in reversed(wrappers):  # the inner ones first
+            memo[id(wrapper)] = copy.deepcopy(inside(wrapper), memo)
+        copied: nn.Module = copy.deepcopy(inside(model), memo)
+    return copied
+
+
+def _remember(tensor: Tensor, memo: dict[int, Any]) -> None:
+    full = whole(tensor.detach())
+    if type(full) is not type(tensor.detach()):  # it was sharded
+        memo[id(tensor)] = nn.Parameter(full, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else full
+    elif tensor.grad_fn is not None:
+        memo[id(tensor)] = full.clone()
+
+
+def _of_distributed(hook: Any) -> bool:
+    owner = type(getattr(hook, "__self__", hook))
+    return owner.__module__.startswith("torch.distributed.")
+
+
+@contextmanager
+def _unsharded_classes(model: nn.Module) -> Iterator[None]:
+    """fully_shard puts a class in front of a module's own that refuses to be copied."""
+    sharded = [(m, type(m)) for m in model.modules() if any(c.__name__ == "FSDPModule" for c in type(m).__bases__)]
+    try:
+        for module, kind in sharded:
+            module.__class__ = kind.__bases__[-1]
+        yield
+    finally:
+        for module, kind in sharded:
+            module.__class__ = kind
