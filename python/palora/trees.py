@@ -16,29 +16,30 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 
-def map_tensors(
-    function: Callable[[Tensor], Any], tree: Any, leaf: Callable[[Any], Any] = lambda value: value
+def map_tensors(function: Callable[[Tensor], Any], tree: Any, leaf: Callable[[Any], Any] | None = None) -> Any:
+    """``tree`` with every tensor replaced; see `walk`."""
+    return walk("", tree, lambda path, tensor: function(tensor), leaf)
+
+
+def walk(
+    path: str, tree: Any, change: Callable[[str, Tensor], Any], leaf: Callable[[Any], Any] | None = None
 ) -> Any:
-    """``tree`` with every tensor replaced, and ``leaf`` asked for what stands in the place of anything else: copies of
-    the containers in which something changed, and the others themselves, so that what a model appends is kept.
+    """``tree`` with ``change(path, tensor)`` in the place of every tensor, and ``leaf(value)`` of anything else.
+
+    A path is that of the tree, then keys, attributes and indices, joined by dots. Containers in which something changed
+    are copies; the others are themselves, so that what a model appends to them is kept.
 
     Raises TypeError for a container that cannot be made again with other values in it.
     """
     if isinstance(tree, Tensor):
-        return function(tree)
-    if tree is None or isinstance(tree, (bool, int, float, str)):
-        return leaf(tree)
-
-    def inside(value: Any) -> Any:
-        return map_tensors(function, value, leaf)
-
-    if isinstance(tree, PackedSequence):
-        return leaf(tree)  # a named tuple whose tensors are no rows
-    keys = _keys(tree)
+        return change(path, tree)
+    keys = None
+    if not (tree is None or isinstance(tree, (bool, int, float, str, PackedSequence))):
+        keys = _keys(tree)  # a packed sequence is a named tuple, but its tensors are no rows
     if keys is None:
-        return leaf(tree)
+        return tree if leaf is None else leaf(tree)
     old = _values(tree, keys)
-    new = [inside(value) for value in old]
+    new = [walk(f"{path}.{key}", value, change, leaf) for key, value in zip(keys, old, strict=True)]
     for before, after in zip(old, new, strict=True):
         if before is not after:
             return _made_again(tree, keys, new)

@@ -14,6 +14,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from palora.layers.inside import inside, named_inside, whole
 
+_SHARDING = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params")  # what FSDP2 notes
+
 
 def computed(module: nn.Module, name: str) -> str | None:
     """By what a tensor of ``module`` that should be a Parameter of its own is computed, in words; None if by nothing."""
@@ -57,15 +59,20 @@ def plain_copy(model: nn.Module) -> nn.Module:
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(value, Tensor) and id(value) not in memo:
                 _remember(value, memo)
-        for hooks in vars(module).values():
-            if isinstance(hooks, dict) and any(_of_distributed(hook) for hook in hooks.values()):
+        for name, hooks in vars(module).items():
+            if name.endswith("hooks") and any(_of_distributed(hook) for hook in hooks.values()):
                 kept = {key: hook for key, hook in hooks.items() if not _of_distributed(hook)}
                 memo[id(hooks)] = type(hooks)(kept)
+            elif name.startswith(_SHARDING[0]):
+                memo[id(hooks)] = None
     with _unsharded_classes(model):
         wrappers = [module for module in model.modules() if inside(module) is not module]
         for wrapper in reversed(wrappers):  # the inner ones first
             memo[id(wrapper)] = copy.deepcopy(inside(wrapper), memo)
         copied: nn.Module = copy.deepcopy(inside(model), memo)
+    for module in copied.modules():
+        for name in [name for name in vars(module) if name.startswith(_SHARDING)]:
+            delattr(module, name)
     return copied
 
 
@@ -78,8 +85,9 @@ def _remember(tensor: Tensor, memo: dict[int, Any]) -> None:
 
 
 def _of_distributed(hook: Any) -> bool:
-    owner = type(getattr(hook, "__self__", hook))
-    return owner.__module__.startswith("torch.distributed.")
+    function = getattr(hook, "hook", getattr(hook, "func", hook))  # torch wraps some; of a partial
+    owner = type(getattr(function, "__self__", function)).__module__
+    return f"{owner} {getattr(function, '__module__', '')}".find("torch.distributed.") >= 0
 
 
 @contextmanager
