@@ -16,8 +16,9 @@ using torch::autograd::variable_list;
 // Whether somebody watches this backward: vmap and other transforms, tensors of Python's own, or a dispatch mode as
 // that of FlopCounterMode. They know the public op, and nothing of what goes on inside it.
 bool watched(const Tensor& grad) {
-  constexpr c10::DispatchKeySet wrappers({c10::DispatchKey::FuncTorchBatched, c10::DispatchKey::FuncTorchGradWrapper,
-                                          c10::DispatchKey::Functionalize, c10::DispatchKey::Python});
+  constexpr c10::DispatchKeySet wrappers({c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchBatched,
+                                          c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Functionalize,
+                                          c10::DispatchKey::Python});
   return grad.key_set().has_any(wrappers) || c10::impl::TorchDispatchModeTLS::any_modes_set();
 }
 

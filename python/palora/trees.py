@@ -66,9 +66,17 @@ def hidden_tensors(value: Any) -> list[Tensor]:
     """
     if isinstance(value, PackedSequence):
         return [value.data]
-    ours = isinstance(value, (nn.Module, type)) or callable(value) or any(c.__name__ == "Cache" for c in type(value).__mro__)
-    held = [] if ours else [first_tensor(attribute) for attribute in getattr(value, "__dict__", {}).values()]
+    kinds = type(value).__mro__
+    if isinstance(value, (nn.Module, type)) or callable(value) or any(kind.__name__ == "Cache" for kind in kinds):
+        return []
+    slots = [getattr(value, name, None) for kind in kinds for name in _slots(kind)]
+    held = [first_tensor(attribute) for attribute in (*getattr(value, "__dict__", {}).values(), *slots)]
     return [tensor for tensor in held if tensor is not None]
+
+
+def _slots(kind: type) -> Iterable[str]:
+    found: Any = kind.__dict__.get("__slots__", ())
+    return (found,) if isinstance(found, str) else found
 
 
 def _keys(tree: Any) -> list[Any] | None:
@@ -109,18 +117,19 @@ def _made_again(tree: Any, keys: list[Any], values: list[Any]) -> Any:
         return dict(zip(keys, values, strict=True))
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):  # a named tuple takes its fields one by one
         return kind(*values)
+    items = dict(zip(keys, values, strict=True))
     try:
         if isinstance(tree, tuple):
             return kind(values)
+        if isinstance(tree, Mapping) and not hasattr(tree, "__setitem__"):  # nobody changes it
+            return kind(items)
         made: Any = copy.copy(tree)
         if _is_record(tree):
-            _set_attributes(made, dict(zip(keys, values, strict=True)))
+            _set_attributes(made, items)
         elif isinstance(tree, list):
             made[:] = values
-        elif hasattr(tree, "__setitem__"):
-            _set_items(made, dict(zip(keys, values, strict=True)), {id(tree[key]): v for key, v in zip(keys, values)})
-        else:  # a mapping that nobody changes
-            made = kind(dict(zip(keys, values, strict=True)))
+        else:
+            _set_items(made, items, {id(tree[key]): value for key, value in items.items()})
     except TypeError as error:
         raise TypeError(f"A {kind.__name__} cannot be made again with other values in it ({error}).") from error
     return made

@@ -38,8 +38,13 @@ def bake(module: nn.Module) -> None:
     """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
-    for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():
-        parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    if parametrize.is_parametrized(module):
+        # The class that holds the properties is the original's too, and would lose them there.
+        kind = type(module)
+        own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(kind.__name__, kind.__bases__, own)
+        for name in list(module.parametrizations):  # type: ignore[arg-type]
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     for hook in list(module._forward_pre_hooks.values()):
         if isinstance(hook, WeightNorm):
             remove_weight_norm(module, hook.name)

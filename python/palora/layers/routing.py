@@ -45,7 +45,9 @@ def route(module: nn.Module, x: Tensor) -> Route:
                 "rows belong to no ray. Call the adapted model itself, or name a module around this layer in "
                 "`expand_at` of palora.adapt."
             )
-    if x.shape[0] % slot.count:
+    if slot.count == 0 and x.shape[0] == 0:  # an empty batch, with a ray for each of its rows
+        return Route(x, slot.rays.new_zeros(1, slot.rays.shape[1]), False)
+    if slot.count == 0 or x.shape[0] % slot.count:
         what = "one row a ray of `rays` (per_sample=True)" if slot.mode == "per_sample" else "M*n rows"
         raise ValueError(
             f"{type(module).__name__} expected {what}, a multiple of {slot.count}. "
