@@ -82,9 +82,11 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def _remember(tensor: Tensor, memo: dict[int, Any]) -> None:
-    full = whole(tensor.detach())
-    if type(full) is not type(tensor.detach()):  # it was sharded
-        memo[id(tensor)] = nn.Parameter(full, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else full
+    part = tensor.detach()
+    full = whole(part)
+    if full is not part:  # it was sharded; of one process the whole may be the very part
+        copied = full.clone()
+        memo[id(tensor)] = nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
     elif tensor.grad_fn is not None:
         memo[id(tensor)] = full.clone()
 
