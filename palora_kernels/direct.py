@@ -33,7 +33,7 @@ def forget() -> None:
 
 
 def plain(tensors: Tensors) -> bool:
-    """Whether all are ordinary tensors, and nobody watches: no compiler, tracer, transform, dispatch mode or profiler."""
+    """Whether all are ordinary tensors, and nobody watches: compiler, tracer, profiler, transform or dispatch mode."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
     if under_functorch() or torch._C._get_tracing_state() is not None or torch.autograd._profiler_enabled():

@@ -75,7 +75,7 @@ def _conv2d(
 
 
 def _conv2d_backward(
-    grad: Shape, x: Shape, weight: Any, A: Shape, B: Shape, lam: Shape, shape: Shape, *call: Any, **_: Any
+    grad: Shape, x: Shape, weight: Any, A: Shape, B: Shape, lam: Shape, shape: Shape, *call: Any, **__: Any
 ) -> int:
     *_, needs, _shared, _plan = call
     return _low_rank_backward(_positions(grad), math.prod(shape[1:]), shape[0], A[0] * A[2], Needs(*needs))
@@ -85,7 +85,7 @@ def _conv2d_delta(x: Shape, weight: Any, bias: Any, D: Shape, lam: Shape, *_: An
     return _dense_forward(_positions(out_shape), math.prod(D[2:]), D[1], lam[0], D[0])
 
 
-def _conv2d_delta_backward(grad: Shape, x: Shape, weight: Any, D: Shape, lam: Shape, *call: Any, **_: Any) -> int:
+def _conv2d_delta_backward(grad: Shape, x: Shape, weight: Any, D: Shape, lam: Shape, *call: Any, **__: Any) -> int:
     *_, needs, _shared, _plan = call
     return _dense_backward(_positions(grad), math.prod(D[2:]), D[1], lam[0], D[0], Needs(*needs))
 

@@ -150,9 +150,10 @@ def test_merged_is_the_model_inside(name: str, used: bool) -> None:
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_names_are_those_inside(name: str) -> None:
     assert list(adapted_layers(WRAPPERS[name](adapted()))) == list(adapted_layers(adapted()))
-    assert str(palora.summary(WRAPPERS[name](adapted()))).replace("FSDP", "").split() == str(
-        palora.summary(adapted())
-    ).split()
+    assert (
+        str(palora.summary(WRAPPERS[name](adapted()))).replace("FSDP", "").split()
+        == str(palora.summary(adapted())).split()
+    )
 
 
 @pytest.mark.parametrize("name", ["torch.compile", "AveragedModel", "a compiled part", "a checkpointed part"])

@@ -1,7 +1,8 @@
 """The same function on every tensor of what a model takes or returns: containers keep their types.
 
-Tuples (named ones too), lists, mappings (Hugging Face's ModelOutput and BatchEncoding among them), dataclasses, classes
-made by attrs and ``types.SimpleNamespace`` are gone through; a copy holds the replaced values. Other objects are leaves.
+Tuples (named ones too), lists, mappings (Hugging Face's ModelOutput and BatchEncoding among them), dataclasses,
+classes made by attrs and ``types.SimpleNamespace`` are gone through; a copy holds the replaced values. Other objects
+are leaves.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Any, leaf: Callable[[An
     return walk("", tree, lambda path, tensor: function(tensor), leaf)
 
 
-def walk(
-    path: str, tree: Any, change: Callable[[str, Tensor], Any], leaf: Callable[[Any], Any] | None = None
-) -> Any:
+def walk(path: str, tree: Any, change: Callable[[str, Tensor], Any], leaf: Callable[[Any], Any] | None = None) -> Any:
     """``tree`` with ``change(path, tensor)`` in the place of every tensor, and ``leaf(value)`` of anything else.
 
     A path is that of the tree, then keys, attributes and indices, joined by dots. Containers in which something changed
@@ -80,7 +79,7 @@ def _slots(kind: type) -> Iterable[str]:
 
 
 def _keys(tree: Any) -> list[Any] | None:
-    """What a container's values are found under: attributes of a record, keys of a mapping, indices; None for a leaf."""
+    """Where a container's values are: attributes of a record, keys of a mapping, indices; None for a leaf."""
     kind = type(tree)
     if kind is tuple or kind is list:
         return list(range(len(tree)))

@@ -3,9 +3,9 @@
 The labels are in the file names, AGE_GENDER_RACE_DATE.jpg.chip.jpg. Five names of the official set are malformed:
 two still say all three labels, three lack one and are left out, so 23,705 of its 23,708 faces are used. Any other name
 without labels is an error. A face that lies in several folders, as in copies of the set that hold it twice, is used
-once, known by its labels and date. The age is standardised by the training faces (the authors' code: by all faces) and learnt
-with the Huber loss (δ = 1). 70/10/20 per cent for training, validation and testing by a fixed permutation, the shares
-of the authors' code (PaMaL paper: 80/20).
+once, known by its labels and date. The age is standardised by the training faces (the authors' code: by all faces) and
+learnt with the Huber loss (δ = 1). 70/10/20 per cent for training, validation and testing by a fixed permutation, the
+shares of the authors' code (PaMaL paper: 80/20).
 
 The faces may be used for non-commercial research only, so nothing here downloads them.
 """
@@ -135,8 +135,8 @@ def labelled(pictures: Pictures) -> dict[str, tuple[int, int, int]]:
 
 
 def _once(names: Iterable[str]) -> set[str]:
-    """Of the files of each face, AGE_GENDER_RACE_DATE, the one in the folder that holds most; else both sides of a split
-    would see it."""
+    """Of the files of each face, AGE_GENDER_RACE_DATE, the one in the folder that holds most: with copies both sides of
+    a split would see it."""
     folders: dict[str, list[str]] = {}
     for name in names:
         folders.setdefault(name.rpartition("/")[0], []).append(name)

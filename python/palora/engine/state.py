@@ -15,6 +15,7 @@ from palora.engine import atomic
 from palora.engine.rng import rng_state, set_rng_state
 from palora.errors import PaloraError
 from palora.methods import Method
+from palora.precision import wide
 
 FORMAT = 1
 
@@ -42,7 +43,7 @@ class Position:
 
     def advance(self, losses: Tensor) -> None:
         """One more step is done, with the losses (M, T)."""
-        means = losses.double().mean(0).tolist()
+        means = wide(losses).mean(0).tolist()
         before = self.loss_sums or [0.0] * len(means)
         self.loss_sums = [total + mean for total, mean in zip(before, means, strict=True)]
         self.batch += 1

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from palora.evaluation.front import Front
 from palora.evaluation.measures import Measure
+from palora.precision import wide, with_float64
 from palora.rays.checks import whole
 from palora.trees import first_tensor, map_tensors
 
@@ -80,7 +81,7 @@ def sweep(
             for group, total in zip(groups, totals, strict=True):
                 answers = forward(model, inputs, group)
                 for task, measure in measures.items():
-                    total.add_sums(task, measure.sums(answers[task], targets[task]))
+                    total.add_sums(task, measure.sums(with_float64(answers[task]), with_float64(targets[task])))
                 outputs = map_tensors(lambda part: part.flatten(0, 1), answers)
                 rows = _for_every_ray(targets, len(group))
                 total.add(group, loss_fn(outputs, rows), metric_fn(outputs, rows) if metric_fn else {})
@@ -114,8 +115,8 @@ def _pair(batch: Any, any_inputs: bool) -> tuple[Any, Any]:
         found = f"a {type(batch).__name__}"
         found += f" of shape {tuple(batch.shape)}" if isinstance(batch, (Tensor, np.ndarray)) else ""
     raise TypeError(
-        f"`batches` should yield pairs (inputs, targets) of tensors or containers of them. Found {found}; make pairs of "
-        "it, as in ((x, (y1, y2)) for x, y1, y2 in loader) or ((b['x'], b['y']) for b in loader)."
+        f"`batches` should yield pairs (inputs, targets) of tensors or containers of them. Found {found}; make pairs "
+        "of it, as in ((x, (y1, y2)) for x, y1, y2 in loader) or ((b['x'], b['y']) for b in loader)."
     )
 
 
@@ -154,14 +155,14 @@ class _Totals:
                 f"`loss_fn` should return the loss of each sample on each task, shape ({m}·samples, {tasks}) "
                 f"for {m} rays. Found shape {tuple(losses.shape)}; do not average over the samples."
             )
-        self.losses = self.losses + losses.double().unflatten(0, (m, rows // m)).sum(1)
+        self.losses = self.losses + wide(losses).unflatten(0, (m, rows // m)).sum(1)
         for name, values in metrics.items():
             if values.shape != (rows,):
                 raise ValueError(
                     f"`metric_fn` should return one value a sample, shape ({rows},), for {name!r}. "
                     f"Found shape {tuple(values.shape)}."
                 )
-            total = values.double().unflatten(0, (m, rows // m)).sum(1)
+            total = wide(values).unflatten(0, (m, rows // m)).sum(1)
             self.metrics[name] = self.metrics[name] + total if name in self.metrics else total
         self.samples += rows // m
         self.dtype = losses.dtype

@@ -110,7 +110,8 @@ def adapt(
     normalisations become ray-wise. Layers placed by hand (PaLoRALinear, PaLoRAConv2d) are connected as they are.
 
     Args:
-        model: any module; of a wrapped one (torch.compile, AveragedModel) the model inside. tasks: T, or the tasks' names. rank: r. alpha: scale alpha/r of each adapter's product.
+        model: any module; of a wrapped one (torch.compile, AveragedModel) the model inside is adapted.
+        tasks: T, or the tasks' names. rank: r. alpha: scale alpha/r of each adapter's product.
         form: "matricised" or "loralib", how a convolution's kernel is low-rank (see PaLoRAConv2d).
         include, exclude: patterns (``*``, ``?``) on module names; a name also covers the modules inside it.
         expand_at: patterns on the modules where n rows become M*n; by default the model itself. Deeper points let an

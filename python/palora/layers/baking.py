@@ -18,7 +18,7 @@ _SHARDING = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use
 
 
 def computed(module: nn.Module, name: str) -> str | None:
-    """By what a tensor of ``module`` that should be a Parameter of its own is computed, in words; None if by nothing."""
+    """What computes a tensor of ``module`` that should be a Parameter of its own, in words; None: it is one."""
     if name in module._parameters:
         return None
     if parametrize.is_parametrized(module, name):

@@ -12,6 +12,7 @@ from palora.layers import private
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Mode, RayState, Slot
 from palora.layers.wiring import connect, ray_layers, states_of
+from palora.precision import widest
 
 
 def _state(model: nn.Module) -> RayState:
@@ -34,10 +35,16 @@ def _state(model: nn.Module) -> RayState:
 
 def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
     tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
-    if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.to(torch.float32)
     device = layer.weight.device
+    tensor = tensor.to(ray_dtype(tensor, device))
     return tensor.to(device, non_blocking=may_run_ahead(tensor, device))
+
+
+def ray_dtype(rays: Tensor, device: torch.device) -> torch.dtype:
+    """float32 or wider, as given; float32 on a device that has nothing wider."""
+    if not rays.is_floating_point() or rays.dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    return widest(device) if rays.dtype == torch.float64 else rays.dtype
 
 
 def may_run_ahead(tensor: Tensor, device: torch.device) -> bool:

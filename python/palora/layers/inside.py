@@ -44,7 +44,7 @@ def inside(model: nn.Module) -> nn.Module:
 
 
 def synchroniser(model: nn.Module) -> str | None:
-    """The class of a wrapper in or around ``model`` that synchronises the parameters it saw when it was made, or None."""
+    """The class of a wrapper in or around ``model`` that synchronises the parameters it had when it was made."""
     for module in model.modules():
         for kind in type(module).__mro__:
             if kind.__name__ in _SYNCHRONISING and kind.__module__.split(".")[0] == "torch":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.layers.state import RayState, Slot
+from palora.precision import widest
 
 
 class RayNorm(nn.Module):
@@ -58,7 +59,7 @@ class RayNorm(nn.Module):
         before, seen_before = [mean.clone(), var.clone()], seen.clone()
         y = super().forward(x)
         with torch.no_grad():
-            steps = torch.arange(1, rays + 1, device=x.device, dtype=torch.float64)
+            steps = torch.arange(1, rays + 1, device=x.device, dtype=widest(x.device))
             factors = 1 / (seen_before + steps) if self.momentum is None else torch.full_like(steps, self.momentum)
             if self.momentum != 0:
                 remaining = (1 - factors).prod()

@@ -62,7 +62,7 @@ def refuse_mixing(model: nn.Module) -> None:
 
 
 def refuse_wrapped(model: nn.Module) -> None:
-    """Raise UnsupportedModuleError where adapters would come too late: gradients of theirs would stay with a process."""
+    """Raise UnsupportedModuleError where adapters come too late: their gradients would stay with each process."""
     wrapper = synchroniser(model)
     if wrapper is None and any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
         wrapper = "fully_shard"

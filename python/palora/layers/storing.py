@@ -64,8 +64,8 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str], base: bool = F
     trained = {name: _stored(t) for name, t in rest.items() if t.requires_grad or not isinstance(t, nn.Parameter)}
     if not base and was_changed(model):
         warnings.warn(
-            "palora.save_adapters writes the adapters alone, and the base under them has changed since palora.adapt: on "
-            "another base they give other answers. Pass base=True to write what was trained with them.",
+            "palora.save_adapters writes the adapters alone, and the base under them has changed since palora.adapt: "
+            "on another base they give other answers. Pass base=True to write what was trained with them.",
             stacklevel=2,
         )
     first = next(iter(layers.values()))
@@ -103,8 +103,8 @@ def _refuse_computed(name: str, layer: Adapter) -> None:
         by = computed(layer, own)
         if by is not None:
             raise UnsupportedModuleError(
-                f"{own} of layer {name!r} is computed by {by}, not a Parameter that can be saved or loaded; remove that "
-                "first."
+                f"{own} of layer {name!r} is computed by {by}, not a Parameter that can be saved or loaded; remove "
+                "that first."
             )
 
 

@@ -8,16 +8,17 @@ from torch import nn
 
 from palora.layers.adapter import Adapter
 from palora.layers.inside import inside, named_inside
-from palora.layers.refusals import adaptable
 from palora.layers.ray_layer import RayLayer
+from palora.layers.refusals import adaptable
 
 
 @dataclass(frozen=True)
 class LayerSummary:
     """One module that has parameters of its own.
 
-    Attributes: name, kind (its class), parameters (those of adapters apart), trainable of them, adapter (parameters that
-    adapters add), reason (why it has none; empty for an adapted layer).
+    Attributes:
+        name, kind: its class. parameters: without those of adapters; adapter: theirs; trainable: of both.
+        reason: why it has no adapters; empty for an adapted layer.
     """
 
     name: str
@@ -53,8 +54,8 @@ class Summary:
         rows += [(one.name, one.kind, f"{one.parameters:,}", f"{one.adapter:,}", one.reason) for one in self.layers]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
-            f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()
-            for row in rows
+            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {why}".rstrip()
+            for a, b, c, d, why in rows
         ]
         share = 100 * self.trainable / max(self.parameters + self.adapter, 1)
         lines.append(

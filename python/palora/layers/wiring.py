@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from palora.layers.adapter import Adapter
-from palora.layers.inside import named_inside
 from palora.layers.expansion import EnterExpansion, EnterPass, LeaveExpansion, LeavePass
 from palora.layers.inside import named_inside
 from palora.layers.norm import RayNorm
