@@ -26,7 +26,7 @@ setup(
     },
     package_data={
         "palora": ["py.typed", "data/bundled/*"],
-        "palora_kernels": ["py.typed"],
+        "palora_kernels": ["py.typed", "measured/*.json", "measured/*.md"],
         "palora_kernels.native.csrc.cpu": ["*.cpp", "*.h"],
         "palora_kernels.native.csrc.cuda": ["*.cu", "*.cpp", "*.h"],
         "palora_kernels.native.csrc.device": ["*.h"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from palora_kernels.native import loading
@@ -103,3 +104,8 @@ def under_functorch() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def batched(gradient: Tensor) -> bool:
+    """Whether a backward was given a batch of gradients, by torch.vmap or is_grads_batched=True: no kernel takes it."""
+    return under_functorch() or torch._C._functorch.is_legacy_batchedtensor(gradient)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from palora_kernels import gradients, library, plans
-from palora_kernels.backends import under_functorch
+from palora_kernels.backends import batched, under_functorch
 from palora_kernels.triton import replay
 from palora_kernels.triton.program import Program, Tensors
 
@@ -138,7 +138,7 @@ class _Differentiable(torch.autograd.Function):
         factors = len(flags) - 5
         needs = (flags[1], flags[2], flags[3], any(flags[4:-1]), flags[-1])
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or not plain((grad, *saved)):
+        if torch.is_grad_enabled() or batched(grad) or not plain((grad, *saved)):
             *others, shared, plan = call.arguments
             found = _OPS[call.op].operator(grad, *saved, *others, ctx.bias_dims, needs, shared, plan)
             return None, *gradients.unpack(found, list(needs), factors, 0)

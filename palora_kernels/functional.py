@@ -113,7 +113,7 @@ def linear(
     else:
         n = rows.shape[0] if shared else rows.shape[0] // lam.shape[0]
         R = A.shape[0] * A.shape[2]
-        plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name, x)
+        plan = plans.linear(lam.shape[0], n, B.shape[2], A.shape[1], R, shared, name, x, weight is not None)
         call = direct.settle(key, "linear", f"{name}.{plan}", (shared,))
         if call is not None:
             y = call(rows, weight, bias, A, B, lam)

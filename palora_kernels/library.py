@@ -18,7 +18,8 @@ from palora_kernels.implementations import pair
 from palora_kernels.triton import replay
 
 LIBRARY = torch.library.Library("palora", "DEF")
-KEEP_S = ("factored", "split", "library")  # the plans of `linear` whose forward keeps S = X B^T for the backward
+# The plans of `linear` whose forward keeps S = X B^T for the backward.
+KEEP_S = ("factored", "split", "splitk", "library", "persistent")
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 _TAIL = "bool shared, str plan"

@@ -19,7 +19,7 @@ from palora_kernels.triton import configs, tuning
 _FORCED: dict[str, str] = {}
 
 ALGORITHMS = {
-    "linear": ("factored", "split", "library", "merged"),
+    "linear": ("factored", "split", "splitk", "library", "persistent", "merged"),
     "linear_delta": ("merged", "basis"),
     "conv2d": ("merged", "library", "basis", "factored", "direct", "tiled"),
     "conv2d_delta": ("merged", "library", "basis", "direct", "tiled"),
@@ -77,17 +77,33 @@ def _measured(like: Tensor | None, op: str, shared: bool, **sizes: int) -> str |
 
 
 def linear(
-    rays: int, n: int, K: int, O: int, R: int, shared: bool, backend: str = "eager", like: Tensor | None = None
+    rays: int,
+    n: int,
+    K: int,
+    O: int,
+    R: int,
+    shared: bool,
+    backend: str = "eager",
+    like: Tensor | None = None,
+    common: bool = True,
 ) -> str:
-    """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product."""
-    if "linear" in _FORCED:
-        forced = _FORCED["linear"]
+    """Factored by default. Merging pays where a ray has many rows and the adapters are a good part of the product.
+
+    ``common``: there is a weight that all rays share.
+    """
+    persistent = backend == "triton" and like is not None and offers_persistent(K, O, shared, common, like)
+    forced = _FORCED.get("linear")
+    if forced == "persistent" and not persistent:
+        forced = None if backend == "triton" else "factored"
+    if forced is not None:
         # Elsewhere nothing is fused, and the base products are the library's already.
-        return "factored" if forced in ("split", "library") and backend != "triton" else forced
+        return "factored" if forced in ("split", "splitk", "library") and backend != "triton" else forced
     if backend == "triton":
         measured = _measured(like, "linear", shared, rays=rays, n=n, K=K, O=O, R=R)
+        if measured is not None and (measured != "persistent" or persistent):
+            return measured
         exact = like is not None and _in_full_float32(like.dtype)
-        return measured or _linear_on_gpu(rays, n, K, O, R, shared, exact)
+        return _linear_on_gpu(rays, n, K, O, R, shared, exact, persistent)
     if shared:
         return "factored"  # one base product and one S for all rays: nothing to gain from M weights
     if backend == "native" and R < 48:
@@ -130,7 +146,10 @@ _TILE = 128
 _POINTERS = (
     0.7  # of cuBLAS's speed, what the products of our kernels reach: 0.68 to 0.79 forward, 4096 x 4096, bfloat16
 )
+_DESCRIPTORS = 0.93  # the same of a kernel that TMA feeds, by what others published of an H100; not timed here yet
+_STEP = 64  # the depth of its tiles
 _MERGING = 85  # a multiply-add of the merge kernel, in float32 on scalar units, over one of the tensor cores
+_FEW = 256  # rows of a product whose time is the reading of W
 _EXACT = 2**27  # multiply-adds of a float32 product from which cuBLAS wins: forward 6 to 7 times as fast as ours
 
 
@@ -143,17 +162,32 @@ def _in_full_float32(dtype: torch.dtype) -> bool:
     return configs.kind(dtype) == "ieee"
 
 
-def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool, exact: bool) -> str:
-    """One launch with S recomputed for every column of tiles; S in a launch of its own; cuBLAS after both of the
-    adapters' products; or merged weights. ``exact``: in float32 without tf32.
+def offers_persistent(K: int, O: int, shared: bool, common: bool, like: Tensor) -> bool:
+    """Whether that plan serves a call: stacked rows, 16-bit numbers, whole 16 bytes a row, a GPU that copies tiles."""
+    return common and not shared and K % 8 == 0 and O % 8 == 0 and _copies_tiles(like.device, like.dtype)
 
-    The constants and the first two rules are from results/gpu-check (H100 and H200).
+
+@torch.compiler.assume_constant_result
+def _copies_tiles(device: torch.device, dtype: torch.dtype) -> bool:
+    return dtype.itemsize == 2 and configs.copies_tiles(configs.target_of(device))
+
+
+def _linear_on_gpu(
+    rays: int, n: int, K: int, O: int, R: int, shared: bool, exact: bool, persistent: bool = False
+) -> str:
+    """One launch with S recomputed for every column of tiles; S in a launch of its own; cuBLAS after both of the
+    adapters' products; the adapters as columns of one product; or merged weights. ``exact``: in float32 without tf32.
+    ``persistent``: that plan is offered; what is said of its speed here is arithmetic alone.
+
+    The other constants and the first two rules are from results/gpu-check (H100 and H200).
     """
     if shared:
         return "factored" if R <= _FUSED_COLUMNS else "split"
     rows = rays * n
     if exact and rows * K * O >= _EXACT:
         return "library"
+    if rows <= _FEW and K * O >= 2**20:  # the same, with more programs to read it; by arithmetic, not timed yet
+        return "splitk"
     if rows <= 1024 and K * O >= 2**22:  # W is all the traffic: level forward, and cuBLAS reads it faster backward
         return "library"
     traffic, products = rows * (K + O) + K * O, rows * K * O
@@ -167,6 +201,13 @@ def _linear_on_gpu(rays: int, n: int, K: int, O: int, R: int, shared: bool, exac
     }
     if R > _FUSED_COLUMNS:
         del costs["factored"]
+    if persistent:  # X is read for S; S o Lam beside A, and S, are little; whole steps of the reduction
+        steps = -(-(R + 1) // _STEP) * _STEP
+        costs["persistent"] = _cost(rows * K, rows * K * R) + _cost(3 * rows * R, 0)
+        costs["persistent"] += _cost(traffic + rows * R, (products + rows * steps * O) / _DESCRIPTORS)
+        # Measured, `library` takes 1.26 to 1.34 of the plain product where the sum above says 1.18: as if nothing hid
+        # that Y is read.
+        costs["library"] += _ITEM * rows * O
     return min(costs, key=lambda plan: costs[plan])
 
 

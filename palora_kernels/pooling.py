@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palora_kernels.backends import resolve, under_functorch
+from palora_kernels.backends import batched, resolve, under_functorch
 
 
 class _Fused(torch.autograd.Function):
@@ -25,7 +25,7 @@ class _Fused(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (which,) = ctx.saved_tensors
-        if under_functorch():  # a batch of gradients
+        if batched(grads[0]):
             return _one_by_one()(grads[0], which, *ctx.size)
         return _backward(grads[0], which, *ctx.size)
 

@@ -25,6 +25,10 @@ def triton_release() -> tuple[int, int]:
     return release(triton.__version__)
 
 
+# The first release of Triton whose `set_allocator`, which kernels with tensor descriptors need, holds for a context of
+# Python's `contextvars` only and not for the process; 3.4 has the descriptors, but not that.
+DESCRIPTORS = (3, 6)
+
 TORCH = release(torch.__version__)
 # From 2.9 the precision of float32 products has a name for each kind of operation; before, there were two switches.
 _NAMED_PRECISION = TORCH >= (2, 9)

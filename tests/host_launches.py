@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,12 +45,16 @@ def calls() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "rows that 16 does not divide", {**plain, "x": x[: M * 5].clone()}
     yield "rank 1", {**plain, "A": A[:, :, :1].clone(), "B": B[:, :1].clone()}
     yield "the same tensor twice", {**plain, "weight": weight[:, :K], "x": weight[: M * n]}
-    yield "bfloat16", {name: t if name == "lam" else t.bfloat16() for name, t in plain.items()}
+    half = {name: t if name == "lam" else t.bfloat16() for name, t in plain.items()}
+    yield "bfloat16", half
+    yield "persistent", half
+    yield "persistent, other tensors", {name: t.clone() for name, t in half.items()}
+    yield "persistent, x off 16 bytes", {**half, "x": shifted(half["x"], 1)}
 
 
-def launched(gpu: IdleDriver, case: dict[str, Any]) -> list[Any]:
+def launched(gpu: IdleDriver, name: str, case: dict[str, Any]) -> list[Any]:
     gpu.launches.clear()
-    with torch.no_grad():
+    with torch.no_grad(), pk.force_plan(linear="persistent") if name.startswith("persistent") else nullcontext():
         pk.linear(**case, backend="triton")
     given = {t.data_ptr(): name for name, t in case.items() if t is not None}
     return [
@@ -73,14 +78,14 @@ def main() -> None:
         for name, case in cases.items():
             direct.forget()
             replay.forget()
-            cold[name] = launched(gpu, case)
-        for case in cases.values():  # what the memory holds may differ from each of the calls in one thing only
-            launched(gpu, case)
+            cold[name] = launched(gpu, name, case)
+        for name, case in cases.items():  # what the memory holds may differ from each call in one thing only
+            launched(gpu, name, case)
         captured = replay.capture
         replay.capture = None  # type: ignore[assignment]  # nothing is built again
-        warm = {name: launched(gpu, case) for name, case in cases.items()}
+        warm = {name: launched(gpu, name, case) for name, case in cases.items()}
         replay.capture = captured
-    kernels = {name: launches[0][0] for name, launches in cold.items()}
+    kernels = {name: launches[-1][0] for name, launches in cold.items()}
     print(json.dumps({"same": {name: warm[name] == cold[name] for name in cases}, "kernels": kernels}))
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from palora.bench import models, ops
-from palora.bench.device import check, clock, coverage, timing, values, workers
+from palora.bench.device import check, coverage, items, report, values, workers
 from palora.bench.device.workers import Lost
 from palora_kernels import implementations, plans
 from palora_kernels.triton import configs, linear_product, tuning
@@ -104,12 +103,12 @@ def test_a_tile_that_is_wrong_is_named(one_call: values.Job, monkeypatch: pytest
             args[-1][-1] += 1  # y
 
     monkeypatch.setattr(linear_product, "run", spoilt)
-    report = values.examine(with_tiles(one_call), CPU)
-    assert report.wrong
-    for wrong in report.wrong:
+    found = values.examine(with_tiles(one_call), CPU)
+    assert found.wrong
+    for wrong in found.wrong:
         assert list(wrong.tiles.values()) == ["32x16x16 w4 s2"]
         assert all(name.startswith("linear_product ") for name in wrong.tiles)
-    line = check.complaints(one_call.name, json.loads(json.dumps(report.to_dict())))[0]
+    line = report.complaints(one_call.name, json.loads(json.dumps(found.to_dict())))[0]
     assert line.startswith(f"WRONG {one_call.name}: ")
     assert "[linear_product 32x16x16 w4 s2]" in line
 
@@ -138,67 +137,13 @@ def test_a_plan_that_is_wrong_says_how(one_call: values.Job, monkeypatch: pytest
     assert wrong.worst == ("output" if fault == "unwritten" else "output, which differs from call to call,")
 
 
-# --------------------------------------------------------------------------------------------------------------- times
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "LINEAR", [(2, 8, 16, 12, 2, 1)])
-    monkeypatch.setattr(ops, "DELTA", (2, 4, 6, 5, 2))
-    monkeypatch.setattr(configs, "_IEEE", TILES[:1])
-    monkeypatch.setitem(configs._TILES, "ieee", TILES[:1])
-    monkeypatch.setenv("PALORA_BACKEND", "triton")
-
-
-@pytest.mark.usefixtures("tiny")
-def test_rows_hold_every_plan_and_what_it_is_compared_with() -> None:
-    result = timing.measure(timing.Item("linear", 0, "float32", 0.0), CPU, clock.HostClock(1))
-    forward, both = json.loads(json.dumps(result))["rows"]
-    assert [row["part"] for row in (forward, both)] == ["forward", "forward + backward"]
-    offered = {f"triton.{name}" for name in implementations.algorithms("LOW_RANK", "triton", "cpu")}
-    assert set(both["graph"]) == {"ours", "eager", "authors", "floor", *offered}
-    assert set(both["eager"]) == {"ours", "eager", "authors", "floor"}
-    assert all(0 <= error < 1e-4 for error in both["errors"].values())
-    assert min(timing.shares(both, 1e9, 1e9)) > 0
-    assert check.lines_of("x", result)[0].startswith("linear (2, 8, 16, 12, 2, 1), forward, float32 [triton.")
-    both["errors"]["triton.split"] = 1.0
-    assert any("WRONG" in line and "triton.split 1.0e+00" in line for line in check.lines_of("x", {"rows": [both]}))
-
-
-@pytest.mark.usefixtures("tiny")
-def test_tuning_leaves_tiles_and_plans_as_a_file_takes_them() -> None:
-    result = timing.measure(timing.Item("tune linear_delta", 0, "float32", 0.0), CPU, clock.HostClock(1))
-    assert result["tiles"]
-    assert set(result["plans"].values()) <= set(plans.ALGORITHMS["linear_delta"])
-    for entry in result["tiles"].values():
-        tuning._tile(entry)
-
-
-def test_a_training_step_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "STEPS", {"mlp": models.mlp_steps})
-    result = timing.measure(timing.Item("mlp", 2, "float32", 0.0), CPU, clock.HostClock(1))
-    assert set(result["graph"]) == set(result["eager"]) == set(result["peak"]) == {"ours", "authors", "floor"}
-    assert result["errors"]["ours"] <= result["tolerance"]
-    reached = {"bandwidth": 3e12, "products": 8e14}
-    assert check.lines_of("rates 0 bfloat16", reached) == ["rates 0 bfloat16: copy 3000 GB/s, matmul 800.0 TFLOP/s"]
-
-
-def test_items_come_in_the_order_of_their_worth() -> None:
-    listed = list(timing.items(["bfloat16", "float32", "tf32"], 0.1, True))
-    assert len({item.name for item in listed}) == len(listed)
-    kinds = list(dict.fromkeys(item.kind for item in listed))
-    assert kinds[:2] == ["rates", "linear"]
-    assert set(kinds) == {"rates", *timing.OPS, *(f"tune {op}" for op in timing.OPS), *timing.STEPS}
-    assert {item.index for item in listed if item.kind == "lenet"} == {1, 5, 11}
-
-
 # ------------------------------------------------------------------------------------------------------------- results
 
 
 def test_a_second_run_goes_on_and_other_code_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "results.json"
     first = check.Results(path, {"code": "a"})
-    names = [timing.Item("rates", 0, p, 0.1) for p in ("bfloat16", "float32", "tf32")]
+    names = [items.Item("rates", "", 0, p, 0.1) for p in ("bfloat16", "float32", "tf32")]
     first.add("times", names[0].name, {"bandwidth": 1.0, "products": 1.0})
     first.add("times", names[1].name, {"lost": "no answer"})
     first.save()
@@ -211,7 +156,7 @@ def test_failures_come_first(capsys: pytest.CaptureFixture[str]) -> None:
     right: dict[str, Any] = {"rounds": 3, "worst": "output", "error": 1e-6, "wrong": []}
     wrong = {**right, "wrong": [{"worst": "dB", "error": 2.0, "tiles": {}, "note": ""}]}
     content = {"values": {"one": right, "two": wrong}, "times": {"three": {"lost": "no answer in 120 s"}}}
-    assert check.report(content) == 2
+    assert report.show(content) == 2
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[:3] == ["2 wrong", "WRONG two: dB, error 2.0e+00 [chosen tiles]", "LOST three: no answer in 120 s"]
     assert lines[3] == "1 of 2 jobs right, 3 sets of tiles; 1 timed"

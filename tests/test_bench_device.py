@@ -48,7 +48,7 @@ def test_every_plan_is_covered_and_right(dtype: torch.dtype) -> None:
     tables = {"linear": "LOW_RANK", "linear_delta": "DENSE", "conv2d": "CONV", "conv2d_delta": "CONV"}
     for op, name in tables.items():
         for algorithm in implementations.algorithms(name, "triton", "cpu"):
-            if (op, algorithm) != ("conv2d_delta", "factored"):
+            if (op, algorithm) != ("conv2d_delta", "factored") and coverage.has(CPU, dtype, algorithm):
                 assert any(f.name.startswith(f"triton.{algorithm} {op} ") for f in found), (op, algorithm)
 
 

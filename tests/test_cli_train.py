@@ -79,9 +79,10 @@ def test_train_then_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.needs("moocore")
 def test_flags_reach_the_run() -> None:
     words = "--lr 0.01 --seed 7 --precision bf16 --offset 8 --ray-chunk 1 --rank 2 --form matricised --out here"
-    assert main([*RUN, *words.split()]) == 0
+    assert main([*RUN, *words.split(), "--graph", "off"]) == 0
     config = RunConfig.read(Path("here/config.json"))
     assert (config.lr, config.seed, config.precision, config.ray_chunk) == (0.01, 7, "bf16", 1)
+    assert config.graph == "off"
     assert config.dataset_options == {"offset": 8}
     options = config.method_options
     assert (options["rank"], options["form"], options["rays"]) == (2, "matricised", 2)

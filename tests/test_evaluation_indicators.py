@@ -88,6 +88,19 @@ def test_nondominated_follows_the_definition(objectives: int, seed: int) -> None
     assert nondominated(torch.from_numpy(points), maximise=True).tolist() == front_by_definition(-points)
 
 
+@pytest.mark.parametrize("levels", [5, 40, 10**6], ids=["many ties", "some ties", "no ties"])
+def test_nondominated_of_more_points_than_a_block_holds(levels: int) -> None:
+    """Near a sphere, so that hundreds are on the front and each block has rivals in the others."""
+    rng = np.random.default_rng(levels)
+    points = np.abs(rng.normal(size=(700, 3)))
+    points *= rng.uniform(1.0, 1.02, size=(700, 1)) / np.linalg.norm(points, axis=1, keepdims=True)
+    points = np.round(points * levels)
+    better = [((points <= p).all(1) & (points < p).any(1)).any() for p in points]
+    mask = nondominated(points)
+    assert mask.tolist() == [not b for b in better]
+    assert levels < 100 or int(mask.sum()) > 256
+
+
 def test_copies_of_a_nondominated_point_all_count() -> None:
     mask = nondominated([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
     assert mask.dtype == torch.bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import types
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 import palora
 import palora_kernels as pk
 from palora.layers import adapter_parameters
+from palora_kernels import batch_norm
 from palora_kernels.library import FUNCTIONS
 
 BACKENDS = [
@@ -58,6 +60,37 @@ def test_a_batch_of_gradients_is_what_each_alone_gives(op: str, shared: bool, ba
     batched = torch.autograd.grad(y, tensors, directions, is_grads_batched=True, retain_graph=True)
     for found in (torch.vmap(pull)(directions), torch.vmap(pull, chunk_size=2)(directions), batched):
         torch.testing.assert_close(list(found), expected)
+
+
+@pytest.mark.parametrize("dims", [(6, 4), (6, 4, 3, 3)])
+def test_normalisation_on_a_gpu_takes_a_batch_of_gradients(dims: tuple[int, ...]) -> None:
+    """Its backward, without the launches of one gradient."""
+    torch.manual_seed(0)
+    x, weight, bias = _random(*dims), _random(dims[1]), _random(dims[1])
+    y = torch.cat([nn.functional.batch_norm(part, None, None, weight, bias, True) for part in x.chunk(2)])
+    directions = torch.randn(5, *dims, dtype=x.dtype)
+    single = [torch.autograd.grad(y, (x, weight, bias), v, retain_graph=True) for v in directions]
+    context = types.SimpleNamespace(
+        saved_tensors=(x, weight, bias, None, None), needs_input_grad=(True,) * 3, rays=2, eps=1e-5
+    )
+    with torch.no_grad():
+        for vmap in (torch.vmap, torch._vmap_internals._vmap):
+            found = vmap(lambda v: batch_norm._Fused.backward(context, v)[:3])(directions)
+            torch.testing.assert_close(list(found), [torch.stack(column) for column in zip(*single, strict=True)])
+
+
+@pytest.mark.skipif("native" not in BACKENDS, reason="pooled by the C++ extension alone")
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_pooling_takes_a_batch_of_gradients() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
+    y = pk.max_pool_relu(x)
+    directions = torch.randn(3, *y.shape, dtype=y.dtype)
+    expected = torch.stack([torch.autograd.grad(y, x, v, retain_graph=True)[0] for v in directions])
+    found = torch.vmap(lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0])(directions)
+    torch.testing.assert_close(found, expected)
+    (found,) = torch.autograd.grad(y, x, directions, is_grads_batched=True)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)

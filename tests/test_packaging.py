@@ -19,7 +19,7 @@ from palora.engine.environment import describe, version
 
 ROOT = Path(__file__).parent.parent
 PIECES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
-FOLDERS = ("python", "palora_kernels", "csrc", "tests", "docs", "bench", ".ci")
+FOLDERS = ("python", "palora_kernels", "csrc", "tests", "docs", "results", "bench", ".ci")
 
 LENET = """
 import pathlib, sys
@@ -128,7 +128,7 @@ def test_the_sdist_holds_what_a_clone_needs(built: dict[str, Path]) -> None:
     assert built["sdist"].name == f"palora_torch-{palora.__version__}.tar.gz"
     for name in (*PIECES, "csrc/cpu/register.cpp", "csrc/cuda/ops.cpp", "tests/conftest.py", "tests/cuda/host_shim.h"):
         assert name in names
-    assert "python/palora/data/bundled/README.md" in names
+    assert {"python/palora/data/bundled/README.md", "results/gpu-check/h200.json"} <= names
     assert not [name for name in names if name.endswith((".pyc", ".so"))]
 
 

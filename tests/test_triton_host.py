@@ -97,12 +97,20 @@ def test_compiled_kernels_fit_what_they_are_given() -> None:
     kernels = report["kernels"]
     alike = {name for name in kernels if kernels[name] == kernels["plain"]}
     assert alike == {"plain", "plain, other tensors", "x moved by 16 bytes", "the same tensor twice"}
+    assert kernels["persistent"] == kernels["persistent, other tensors"] != kernels["persistent, x off 16 bytes"]
 
 
 CASES = {
     "linear factored": ("linear", "factored", lambda: linear_case(*LINEAR, shared=False), {}),
     "linear shared": ("linear", "factored", lambda: linear_case(*LINEAR, shared=True, bias=2), {"shared": True}),
     "linear split": ("linear", "split", lambda: linear_case(*LINEAR, shared=False, bias=0), {}),
+    "linear splitk": ("linear", "splitk", lambda: linear_case(*LINEAR, shared=False, bias=2), {}),
+    "linear persistent": (
+        "linear",
+        "persistent",
+        lambda: linear_case(2, 3, 24, 16, 2, 2, shared=False),
+        {},
+    ),
     "linear merged": ("linear", "merged", lambda: linear_case(*LINEAR, shared=False, weight=False), {}),
     "delta basis": ("linear_delta", "basis", lambda: linear_delta_case(*LINEAR[:-1], shared=False), {}),
     "delta merged": ("linear_delta", "merged", lambda: linear_delta_case(*LINEAR[:-1], shared=True), {"shared": True}),

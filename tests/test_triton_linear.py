@@ -28,7 +28,7 @@ if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-LOW_RANK = ("factored", "split", "library", "merged")
+LOW_RANK = ("factored", "split", "splitk", "library", "merged")
 DELTA = ("basis", "merged")
 # So small that a few rows and columns need several tiles, several steps and several splits of every kernel.
 SMALL = Tile(16, 16, 16, 4, 2)
@@ -199,7 +199,14 @@ def test_layers_of_the_papers(
 
 
 @pytest.mark.parametrize(
-    "op, algorithm", [("linear", "factored"), ("linear", "library"), ("linear", "merged"), ("linear_delta", "basis")]
+    "op, algorithm",
+    [
+        ("linear", "factored"),
+        ("linear", "splitk"),
+        ("linear", "library"),
+        ("linear", "merged"),
+        ("linear_delta", "basis"),
+    ],
 )
 @pytest.mark.parametrize("shared", [False, True])
 def test_no_rows(device: str, op: str, algorithm: str, shared: bool) -> None:
@@ -208,7 +215,7 @@ def test_no_rows(device: str, op: str, algorithm: str, shared: bool) -> None:
     assert_triton_equals_definition(op, case, torch.float32, algorithm, device=device, shared=shared)
 
 
-@pytest.mark.parametrize("algorithm", ["factored", "library"])
+@pytest.mark.parametrize("algorithm", ["factored", "splitk", "library"])
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias", "A", "lam"])
 def test_only_one_gradient(device: str, wanted: str, algorithm: str) -> None:
     """What is not needed is neither computed nor required of the others."""
@@ -244,7 +251,7 @@ def test_offsets_beyond_32_bits(device: str) -> None:
     assert torch.equal(pk.linear(**{**case, "x": rows}, backend="triton"), near)
 
 
-@pytest.mark.parametrize("algorithm", ["factored", "library"])
+@pytest.mark.parametrize("algorithm", ["factored", "splitk", "library"])
 def test_compiled_whole(device: str, algorithm: str) -> None:
     """torch.compile(fullgraph=True) sees one op, whose fake has the strides of the real result."""
     case = {k: v.to(device).requires_grad_() for k, v in linear_case(2, 3, 6, 5, 2, 2, shared=False).items()}
@@ -310,7 +317,10 @@ def test_plans_on_a_gpu() -> None:
     assert plans.linear(5, 256, 468, 256, 2, True, "triton") == "factored"
     assert plans.linear(5, 256, 468, 256, 128, True, "triton") == "split"
     assert plans.linear(2, 65536, 4096, 4096, 512, False, "triton") == "library"
-    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton") == "library"  # W is all the traffic
+    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton") == "splitk"  # W is all the traffic
+    assert plans.linear(1, 256, 1024, 1024, 16, False, "triton") == "splitk"
+    assert plans.linear(1, 257, 4096, 4096, 16, False, "triton") == "library"
+    assert plans.linear(64, 1, 768, 768, 16, False, "triton") == "factored"  # a launch costs more
     assert plans.linear(64, 1, 4096, 4096, 16, False, "triton", torch.empty(0)) == "library"
     assert plans.linear(5, 256, 256, 256, 2, False, "triton", torch.empty(0)) == "factored"
     assert plans.linear(5, 256, 512, 512, 2, False, "triton", torch.empty(0)) == "library"  # float32 on scalar units

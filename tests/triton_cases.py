@@ -31,9 +31,15 @@ def poisoned_memory() -> Iterator[None]:
 
 
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
-    """The same values: in a NaN-filled buffer with gaps after every row, or with the last two dimensions swapped."""
+    """The same values: in a NaN-filled buffer with gaps after every row, or with the last two dimensions swapped.
+
+    "aligned": with gaps, but every row of 16-bit numbers starts at a multiple of 16 bytes.
+    """
     if layout == "contiguous":
         return tensor.clone()
+    if layout == "aligned":
+        buffer = tensor.new_full([*tensor.shape[:-1], -(-tensor.shape[-1] // 8) * 8 + 16], float("nan"))
+        return buffer[..., 8 : 8 + tensor.shape[-1]].copy_(tensor)
     if layout == "transposed" and tensor.dim() >= 2:
         return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
     buffer = tensor.new_full([size + 3 for size in tensor.shape], float("nan"))

@@ -21,9 +21,18 @@ ALL = Needs(x=True, weight=True, bias=True, factors=True, lam=True)
 FROZEN = Needs(x=True, weight=False, bias=False, factors=True, lam=False)
 
 
-def _linear(algorithm: str, shared: bool, needs: Needs, r: int, bias_dims: int, rays: int = 3, n: int = 47) -> Case:
+def _linear(
+    algorithm: str,
+    shared: bool,
+    needs: Needs,
+    r: int,
+    bias_dims: int,
+    rays: int = 3,
+    n: int = 47,
+    sizes: tuple[int, int] = (70, 53),
+) -> Case:
     def case(dtype: torch.dtype, device: str) -> list[Tensor]:
-        O, K, T = 70, 53, 2
+        (O, K), T = sizes, 2
         x = torch.randn(n if shared else rays * n, K, device=device).to(dtype)
         weight = torch.randn(O, K, device=device).to(dtype)
         bias = torch.randn(*((O,) if bias_dims == 1 else (rays, O)), device=device).to(dtype)
@@ -96,6 +105,8 @@ def _all() -> dict[str, Case]:
     # One row a ray: a tile holds many rays. Many rows of few outputs: the sums are split.
     cases["linear factored per-row"] = _linear("factored", False, ALL, 3, 2, rays=80, n=1)
     cases["linear factored many rows"] = _linear("factored", False, ALL, 1, 1, rays=2, n=700)
+    # Rows of whole 16 bytes, which tensor descriptors ask for.
+    cases["linear persistent described"] = _linear("persistent", False, ALL, 3, 2, sizes=(72, 56))
     for algorithm in conv.CONV:
         for form in ("matricised", "loralib", "dense"):
             if algorithm == "factored" and form != "matricised":

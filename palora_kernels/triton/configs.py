@@ -42,6 +42,17 @@ TARGETS = {
         Target("gfx942", 304, 65_536),
     )
 }
+
+
+def copies_tiles(target: Target) -> bool:
+    """Whether the device copies tiles of matrices by itself (TMA), and Triton lets it work ahead: Hopper and Blackwell.
+
+    Not the Blackwell of workstations, sm_120, which has TMA: compiled for it, the loop does not work ahead.
+    """
+    fast = target.name.startswith("sm_") and 90 <= int(target.name[3:]) < 120
+    return fast and versions.triton_release() >= versions.DESCRIPTORS
+
+
 _ASSUMED = "sm_90"  # for tensors without a device: the interpreter and the meta device
 
 
@@ -198,15 +209,16 @@ def candidates(
     largest: int = 128 * 256,
     columns: int | None = None,
     deepest: int | None = None,
+    tiles: list[Tile] | None = None,
 ) -> list[Tile]:
-    """All tiles that `choose` and ``bench --tune`` may take.
+    """All tiles that `choose` and ``bench --tune`` may take, of ``tiles`` or of the usual ones.
 
     ``largest`` bounds the accumulator, rows*columns; ``columns`` fixes the width where the problem itself is narrow;
     ``deepest`` bounds the depth, for operands that are loaded number by number and need a register for each address.
     """
-    tiles = _TILES[kind]
+    tiles = tiles or _TILES[kind]
     if deepest is not None:
-        tiles = [replace(t, depth=min(t.depth, deepest)) for t in tiles]
+        tiles = list(dict.fromkeys(replace(t, depth=min(t.depth, deepest)) for t in tiles))
     if columns is not None:
         widest = {(t.rows, t.depth): replace(t, columns=columns) for t in tiles if t.num_warps <= 4}
         tiles = list(widest.values())
@@ -273,6 +285,7 @@ def settle(name: str, device: torch.device, tiles: list[Tile], cost: Callable[[T
     trial = tuning.trial()
     if trial is not None:
         trial.asked[name] = tiles
+        trial.costs[name] = {tile: cost(tile) for tile in tiles}
     measured = tuning.of(device).tiles.get(name) if trial is None else trial.tiles.get(name)
     return measured if measured in tiles else min(unasked, key=cost)
 

@@ -6,6 +6,7 @@ are such records of the plans themselves, on tensors of the meta device, so neit
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import threading
 from collections.abc import Callable, Iterator
@@ -160,10 +161,30 @@ def _perform(
         return partial(_interpret, kernel, programs)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": FP_FUSION}
     device = next(v for v in arguments.values() if isinstance(v, Tensor)).get_device()
+    lend: Any = _lending if "make_tensor_descriptor" in inspect.getsource(kernel.fn) else lambda start: start
     with torch.cuda.device(device) if elsewhere(device) else nullcontext():
-        compiled = kernel[(programs,)](**arguments, **options)
+        compiled = lend(kernel[(programs,)])(**arguments, **options)
     # A launch returns the compiled kernel, which is launched the same way: so in Triton 3.4, 3.6 and 3.8.
-    return cast("Callable[..., object]", compiled[(programs, 1, 1)])
+    return cast("Callable[..., object]", lend(compiled[(programs, 1, 1)]))
+
+
+def _lending(start: Callable[..., Any]) -> Callable[..., Any]:
+    """The same launch, for a kernel that makes tensor descriptors: it needs memory for them, from PyTorch.
+
+    It runs in a context of its own, so what the caller has set by `triton.set_allocator` stays.
+    """
+    import triton
+
+    def lent(*values: Any, **named: Any) -> Any:
+        triton.set_allocator(_memory)
+        return start(*values, **named)
+
+    return lambda *values, **named: contextvars.copy_context().run(lent, *values, **named)
+
+
+def _memory(size: int, alignment: int, stream: int | None) -> Tensor:
+    """PyTorch aligns to 512 bytes, and what gets this memory next on the stream follows the launch."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 def _interpret(kernel: Any, programs: int, *values: Any) -> None:

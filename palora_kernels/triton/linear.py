@@ -1,9 +1,10 @@
 """The Triton plans of `linear` and `linear_delta`: which kernels run, on what, for which gradients.
 
 ``factored`` keeps A and B apart and forms S = X B^T beside the base product, in one launch; where R is too large for
-that it is ``split``: S first, in a launch of its own. ``library`` leaves the base products to cuBLAS, which adds them
-to the adapters' part. ``merged`` forms the M weights in one launch and multiplies with cuBLAS. ``basis`` computes the
-products with W and every D_t and combines them; with a shared input once for all rays.
+that it is ``split``: S first, in a launch of its own. ``splitk`` cuts the reduction into pieces, for few rows.
+``library`` leaves the base products to cuBLAS, which adds them to the adapters' part. ``persistent`` makes the adapters
+columns of the base product, which TMA copies feed. ``merged`` forms the M weights in one launch and multiplies with
+cuBLAS. ``basis`` computes the products with W and every D_t and combines them; with a shared input once for all rays.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from palora_kernels.eager.linear import Gradients
 from palora_kernels.eager.linear import factored_backward as eager_backward
 from palora_kernels.triton import (
     linear_dense,
+    linear_few,
     linear_library,
+    linear_persistent_plan,
     linear_product,
     linear_project,
     linear_rays,
@@ -165,6 +168,35 @@ def library_backward(
     return linear_library.backward(grad, x, weight, A, B, lam, S, bias_dims, shared, needs)
 
 
+def splitk_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    S: Tensor,
+    bias_dims: int,
+    shared: bool,
+    needs: Needs,
+) -> Gradients:
+    if grad.numel() == 0 or x.numel() == 0:
+        return _empty(grad, x, weight, A, B, lam, bias_dims, needs)
+    return linear_few.backward(grad, x, weight, A, B, lam, S, bias_dims, shared, needs)
+
+
+def persistent_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
+) -> tuple[Tensor, Tensor]:
+    found = linear_persistent_plan.forward(x, weight, bias, A, B, lam, shared)
+    return linear_library.forward(x, weight, bias, A, B, lam, shared) if found is None else found
+
+
+def persistent_backward(grad: Tensor, *call: Any) -> Gradients:
+    found = linear_persistent_plan.backward(grad, *call)
+    return library_backward(grad, *call) if found is None else found
+
+
 def merged_forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
 ) -> tuple[Tensor, None]:
@@ -200,7 +232,9 @@ Plan = tuple[Callable[..., Any], Callable[..., Any]]
 LOW_RANK: dict[str, Plan] = {
     "factored": (factored_forward, factored_backward),
     "split": (partial(factored_forward, fused=False), partial(factored_backward, fused=False)),
+    "splitk": (linear_few.forward, splitk_backward),
     "library": (linear_library.forward, library_backward),
+    "persistent": (persistent_forward, persistent_backward),
     "merged": (merged_forward, merged_backward),
 }
 DENSE: dict[str, Plan] = {

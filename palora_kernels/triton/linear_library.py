@@ -65,9 +65,9 @@ def backward(
     needs: Needs,
 ) -> Gradients:
     """As `linear.factored_backward`, for at least one number in ``grad`` and in ``x``."""
-    tasks, rays = A.shape[0], lam.shape[0]
+    rays = lam.shape[0]
     shared = shared and rays > 1  # one ray shares nothing
-    common, U0, dx, dweight = grad, None, None, None
+    common, U0, dx = grad, None, None
     if shared and (needs.x or needs.weight):
         common = linear_sums.over_rays(grad, lam, common=True, tasks=0)[0]
     if needs.x or needs.factors or needs.lam:
@@ -81,8 +81,25 @@ def backward(
             _adapters(U0, None, inside, outside, lam, dx)
         if weight is not None:
             dx.addmm_(common, weight)
-    if needs.weight:
-        dweight = torch.mm(common.t(), x)
+    return dx, *parameters(grad, common, x, S, U0, A, B, lam, bias_dims, shared, needs)
+
+
+def parameters(
+    grad: Tensor,
+    common: Tensor,
+    x: Tensor,
+    S: Tensor,
+    U0: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    lam: Tensor,
+    bias_dims: int,
+    shared: bool,
+    needs: Needs,
+) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None, Tensor | None]:
+    """The gradients behind dX: of W, the bias, the factors and lam. ``common``: grad summed over rays if ``shared``."""
+    tasks, rays = A.shape[0], lam.shape[0]
+    dweight = torch.mm(common.t(), x) if needs.weight else None
     dA = dB = dbias = None
     wanted = linear_weights.Wanted(False, needs.factors, needs.bias and bias_dims == 1)
     if wanted.factors or wanted.bias:
@@ -90,4 +107,4 @@ def backward(
     if needs.bias and bias_dims == 2:
         dbias = linear_sums.bias(grad, rays, bias_dims)
     dlam = linear_sums.lam(S, U0, rays, tasks, shared) if needs.lam and U0 is not None else None
-    return dx, dweight, dbias, None if dA is None or dB is None else [dA, dB], dlam
+    return dweight, dbias, None if dA is None or dB is None else [dA, dB], dlam

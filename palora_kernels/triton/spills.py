@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 
 from palora_kernels import versions
 from palora_kernels.triton.tuning import Tile
@@ -52,7 +53,8 @@ linear_weights ieee sm_100: 64x32x16 w4 s3, 32x32x16 w4 s3
 
 
 def label(tile: Tile) -> str:
-    return f"{tile.rows}x{tile.columns}x{tile.depth} w{tile.num_warps} s{tile.num_stages}"
+    text = f"{tile.rows}x{tile.columns}x{tile.depth} w{tile.num_warps} s{tile.num_stages}"
+    return f"{text} k{tile.splits}" if tile.splits else text
 
 
 @functools.cache
@@ -70,4 +72,4 @@ def _seen(release: tuple[int, int]) -> frozenset[tuple[str, str, str, Tile]]:
 
 def spills(kernel: str, kind: str, target: str, tile: Tile) -> bool:
     """``kernel`` and ``kind`` as in `tuning.tile_key`, ``target`` as in `configs.TARGETS`."""
-    return (kernel, kind, target, tile) in _seen(versions.triton_release())
+    return (kernel, kind, target, replace(tile, splits=0)) in _seen(versions.triton_release())

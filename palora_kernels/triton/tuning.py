@@ -1,7 +1,8 @@
 """What was measured on a device: tiles of kernels and plans of ops, in one JSON file per device.
 
-``palora bench --tune`` writes it; `configs.settle` and `plans` prefer its entries to their arithmetic. It is read once
-per process, so two calls of a process never choose differently. Needs no triton.
+``palora bench --tune`` writes the user's own file; other files are shipped (`shipped`). `configs.settle` and `plans`
+prefer their entries to arithmetic. They are read once per process, so two calls of a process never choose differently.
+Needs no triton.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ from typing import Any
 
 import torch
 
+from palora_kernels.triton import shipped
+
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's part of a product: rows x columns of the result, ``depth`` of the reduction at a time."""
+    """One program's part of a product: rows x columns of the result, ``depth`` of the reduction at a time.
+
+    ``splits``: programs that share the reduction, where that is measured too; 0 leaves it to the arithmetic.
+    """
 
     rows: int
     columns: int
     depth: int
     num_warps: int
     num_stages: int
+    splits: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,24 +63,40 @@ def tile_key(kernel: str, kind: str, rows: int, columns: int, depth: int) -> str
 # ---------------------------------------------------------------------------------------------------------------- file
 
 
+OFF = "off"
+
+
 def file_of(device: torch.device) -> Path | None:
-    """PALORA_TUNING if set, also for the interpreter; else a file named after the GPU in the cache; None on a CPU."""
+    """The user's own: PALORA_TUNING if set, also for the interpreter; else a file named after the GPU in the cache.
+    None on a CPU, and where PALORA_TUNING is "off"."""
     named = os.environ.get("PALORA_TUNING")
     if named:
-        return Path(named).expanduser()
+        return None if named == OFF else Path(named).expanduser()
     if device.type != "cuda":
         return None
     cache = os.environ.get("PALORA_CACHE") or str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "palora")
-    slug = "".join(c if c.isalnum() else "-" for c in torch.cuda.get_device_name(device))
+    slug = shipped.slug(torch.cuda.get_device_name(device))
     return Path(cache).expanduser() / "tuning" / f"{slug}.json"
 
 
+def files(device: torch.device) -> list[Path]:
+    """What is read for a device, the first before the second: the user's own file, and the table that was shipped."""
+    if os.environ.get("PALORA_TUNING") == OFF:
+        return []
+    own, table = file_of(device), shipped.table_of(device)
+    return ([] if own is None else [own]) + ([] if table is None else [table[1]])
+
+
+@functools.cache
 def of(device: torch.device) -> Tuning:
-    """The entries for a device; none where nothing was measured."""
-    if device.type == "meta":
-        return Tuning()
-    path = file_of(device)
-    return Tuning() if path is None else read(path)
+    """The entries for a device; none where nothing was measured. Raises ValueError for a file that is damaged."""
+    tiles: dict[str, Tile] = {}
+    plans: dict[str, str] = {}
+    for path in reversed(files(device) if device.type != "meta" else []):
+        found = read(path)
+        tiles |= found.tiles
+        plans |= found.plans
+    return Tuning(tiles, plans)
 
 
 _generation = 0
@@ -88,7 +111,8 @@ def forget() -> None:
     """Read everything again, files and environment, when next asked."""
     global _generation
     _generation += 1
-    read.cache_clear()
+    for cached in (read, of, shipped.tables):
+        cached.cache_clear()
 
 
 @functools.cache
@@ -111,8 +135,9 @@ def read(path: Path) -> Tuning:
 def _tile(entry: Any) -> Tile:
     tile = Tile(**entry)
     for name, value in asdict(tile).items():
-        least = 16 if name in ("rows", "columns", "depth") else 1
-        good = type(value) is int and value >= least and (name == "num_stages" or value & (value - 1) == 0)
+        least = {"num_warps": 1, "num_stages": 1, "splits": 0}.get(name, 16)
+        any_number = name in ("num_stages", "splits")
+        good = type(value) is int and value >= least and (any_number or value & (value - 1) == 0)
         if not good:
             raise ValueError(f"{name} {value!r} of a tile")
     return tile
@@ -151,6 +176,7 @@ class Trial:
 
     tiles: Mapping[str, Tile]
     asked: dict[str, list[Tile]] = field(default_factory=dict)  # name of a launch -> tiles it may take
+    costs: dict[str, dict[Tile, float]] = field(default_factory=dict)  # and what the arithmetic says of each
     plans: list[str] = field(default_factory=list)  # keys of plans.py
 
 

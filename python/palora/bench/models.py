@@ -116,8 +116,11 @@ class Steps:
     def floor(self) -> None:
         self._step(self.plain, self.plain_backward)
 
-    def error(self, ours: bool = True) -> float:
-        """Gradients of every parameter, ours or the loop's own, against the authors' loop in float64."""
+    def error(self) -> float:
+        return self.errors()[0]
+
+    def errors(self) -> tuple[float, float]:
+        """Gradients of every parameter, ours and the loop's own, against the authors' loop in float64."""
         model = copy.deepcopy(self.adapted).double()
         wide = Steps(
             self.plain, model, self.x.double(), [_double(t) for t in self.targets], self.loss, self.rays.double(),
@@ -125,19 +128,23 @@ class Steps:
         )  # fmt: skip
         wide.looped.zero_grad()
         wide.authors_backward()
-        fresh = Steps(
-            self.plain, copy.deepcopy(self.adapted), self.x, self.targets, self.loss, self.rays, self.chunk,
-            optimise=False, precision=self.precision,
-        )  # fmt: skip
-        model = fresh.adapted if ours else fresh.looped
-        model.zero_grad()
-        (fresh.ours_backward if ours else fresh.authors_backward)()
-        found, wanted = dict(model.named_parameters()), dict(wide.looped.named_parameters())
-        grads = {name: p.grad for name, p in wanted.items() if p.grad is not None}
+        grads = {name: p.grad for name, p in wide.looped.named_parameters() if p.grad is not None}
         # A bias before batch normalisation has no gradient but rounding: measure it against what is not nothing.
         least = 1e-4 * max(float(grad.norm()) for grad in grads.values())
-        assert {name for name, p in found.items() if p.grad is not None} == set(grads)
-        return max(_relative(found[name].grad, grad, least) for name, grad in grads.items())
+
+        def worst(ours: bool) -> float:
+            fresh = Steps(
+                self.plain, copy.deepcopy(self.adapted), self.x, self.targets, self.loss, self.rays, self.chunk,
+                optimise=False, precision=self.precision,
+            )  # fmt: skip
+            model = fresh.adapted if ours else fresh.looped
+            model.zero_grad()
+            (fresh.ours_backward if ours else fresh.authors_backward)()
+            found = dict(model.named_parameters())
+            assert {name for name, p in found.items() if p.grad is not None} == set(grads)
+            return max(_relative(found[name].grad, grad, least) for name, grad in grads.items())
+
+        return worst(True), worst(False)
 
 
 def _relative(found: Tensor | None, wanted: Tensor, least: float) -> float:

@@ -64,7 +64,8 @@ def bench(
         from palora.bench.device.check import main
 
         where = ["--out", str(json)] if json is not None else []
-        raise typer.Exit(main([*where, *(["--only", only] if only else [])]))
+        drawn = ["--figure", str(figure)] if figure is not None else []
+        raise typer.Exit(main([*where, *drawn, *(["--only", only] if only else [])]))
     place = _place("cuda" if tune and device == "auto" else device)
     if place.type == "cuda":
         from palora.bench.device.clock import CudaClock
@@ -142,12 +143,12 @@ def _device_header(place: torch.device) -> dict[str, Any]:
     from palora.engine.environment import describe, version
     from palora_kernels.triton import tuning
 
-    entries = tuning.of(place)
+    files = [str(path) for path in tuning.files(place) if tuning.read(path)]
     return {
         **describe(),
         "triton": version("triton"),
         "device": str(place),
-        "tuning": str(tuning.file_of(place)) if entries else None,
+        "tuning": ", ".join(files) or None,
     }
 
 
@@ -217,7 +218,8 @@ def tuned(place: torch.device, dtypes: list[torch.dtype], clock: Clock, only: st
     if reason != availability.AVAILABLE:
         raise ValueError(f"There is nothing to tune: {reason}.")
     path = tuning.file_of(place)
-    assert path is not None  # there is one for every GPU
+    if path is None:  # there is one for every GPU
+        raise ValueError("PALORA_TUNING should name a file, or not be set, where tiles are measured. Found 'off'.")
     header = _device_header(place)
     about = {name: header[name] for name in ("devices", "torch", "triton", "cuda")}
     time = tune.timer(clock, min(seconds, 0.1))

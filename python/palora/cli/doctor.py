@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from palora_kernels.triton import shipped
 
 
 def doctor() -> None:
@@ -72,8 +77,10 @@ def tuning() -> list[tuple[str, str]]:
     """For each GPU, and for the interpreter where PALORA_TUNING names a file: what was measured, or how to measure."""
     import torch
 
-    from palora_kernels.triton import tuning
+    from palora_kernels.triton import shipped, tuning
 
+    if os.environ.get("PALORA_TUNING") == tuning.OFF:
+        return [("tuning", "off (PALORA_TUNING): arithmetic chooses")]
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] or [torch.device("cpu")]
     rows = []
     for device in devices:
@@ -84,13 +91,26 @@ def tuning() -> list[tuple[str, str]]:
         try:
             found = tuning.read(path)
             text = f"{path}: {len(found.tiles)} tiles, {len(found.plans)} plans"
-        except ValueError as error:
-            text = f"damaged: {error}"
-        else:
             if not found:
                 text = f"none in {path}: palora bench --tune measures it"
-        rows.append((f"tuning of {device}", text))
+            rows.append((f"tuning of {device}", text))
+            if device.type == "cuda":
+                rows.append((f"table of {device}", _table(shipped.gpu_of(device), shipped.table_of(device))))
+        except ValueError as error:
+            rows.append((f"tuning of {device}", f"damaged: {error}"))
     return rows
+
+
+def _table(gpu: shipped.Gpu, table: tuple[shipped.Gpu, Path] | None) -> str:
+    """Which of the tables that travel with the package is in use."""
+    from palora_kernels.triton import tuning
+
+    if table is None:
+        return f"none was measured on a GPU like {gpu.name} ({gpu.family}): arithmetic chooses"
+    of, path = table
+    found = tuning.read(path)
+    whose = "its own" if of.name == gpu.name else f"of {of.name}, the nearest"
+    return f"{whose}, shipped: {len(found.tiles)} tiles, {len(found.plans)} plans"
 
 
 def data() -> list[tuple[str, str]]:

@@ -52,6 +52,9 @@ def train(
         str | None, typer.Option(metavar="N", help="Most rays in one pass: a number, all, or auto (by free memory).")
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Run the step through torch.compile.")] = False,
+    graph: Annotated[
+        str | None, typer.Option(help="Replay steps from a CUDA graph: auto (where it can be), on or off.")
+    ] = None,
     divisions: Annotated[int | None, typer.Option(help="Divisions of the grid of rays to evaluate.")] = None,
     validate_every: Annotated[int | None, typer.Option(help="Epochs between validations.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(help="Also save every so many steps.")] = None,
@@ -84,6 +87,7 @@ def train(
         "limit": limit,
         "ray_chunk": int(ray_chunk) if ray_chunk and ray_chunk.isdigit() else ray_chunk,
         "compile": compile or None,
+        "graph": graph,
         "divisions": divisions,
         "validate_every": validate_every,
         "checkpoint_every": checkpoint_every,

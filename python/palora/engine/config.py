@@ -12,8 +12,9 @@ from palora.errors import PaloraError
 
 PRECISIONS = ("fp32", "bf16")
 GRIDS = ("lattice", "sarcos")
+GRAPHS = ("auto", "on", "off")
 
-WHERE = ("data", "device", "ray_chunk", "checkpoint_every")
+WHERE = ("data", "device", "ray_chunk", "graph", "checkpoint_every")
 """Settings of where and how a run is computed, not of what: they may differ when it is resumed."""
 
 
@@ -54,6 +55,8 @@ class RunConfig:
     """Most rays in one pass: a number, "all" (or None), or "auto": as many as the free memory holds."""
     compile: bool = False
     """Whether the forward pass and its backward go through torch.compile."""
+    graph: str = "auto"
+    """Whether steps are replayed from a CUDA graph: "on", "off", or "auto": on where they can be."""
     expand: str | None = None
     """Run whose trained model the adapters are put on (Pareto expansion)."""
     pretrained: str | None = None
@@ -80,6 +83,8 @@ class RunConfig:
             raise ValueError(f"`grid` should be {' or '.join(GRIDS)}. Found {self.grid!r}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"`precision` should be {' or '.join(PRECISIONS)}. Found {self.precision!r}.")
+        if self.graph not in GRAPHS:
+            raise ValueError(f"`graph` should be {', '.join(GRAPHS[:-1])} or {GRAPHS[-1]}. Found {self.graph!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types: what :meth:`from_dict` reads, and what two configurations are compared by."""

@@ -31,8 +31,21 @@ class Parts:
     def place(self, inputs: Tensor) -> Tensor:
         """A batch on the device, in the memory format of the model."""
         if self.channels_last and inputs.dim() == 4:
+            inputs = ready(inputs, self.device)
             return inputs.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        return inputs.to(self.device, non_blocking=True)
+        return self.move(inputs)
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """Targets or rays on the device."""
+        return ready(tensor, self.device).to(self.device, non_blocking=True)
+
+
+def ready(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` in memory from which a copy to `device` goes on by itself: pinned, where it has to leave the host.
+
+    PyTorch gives such memory to nobody else before the copies from it are done.
+    """
+    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = None) -> Parts:
@@ -41,10 +54,15 @@ def assemble(config: RunConfig, make_model: Callable[[], nn.Module] | None = Non
     `make_model` replaces the model that `config` names. Raises PaloraError or ValueError for whatever
     `config` asks for that does not exist.
     """
+    pick_device(config.device)  # a device that is not there is said before the data are read
+    return assemble_on(config, load_data(config), make_model)
+
+
+def assemble_on(config: RunConfig, dataset: Dataset, make_model: Callable[[], nn.Module] | None = None) -> Parts:
+    """:func:`assemble`, on data that are there."""
     device = pick_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()
-    dataset = load_data(config)
     method = methods.build(config.method, len(dataset.tasks), config.method_options, config.seed)
     seed_everything(config.seed)
     model = make_model() if make_model else models.build(config.model, **config.model_options)

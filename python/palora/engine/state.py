@@ -15,7 +15,6 @@ from palora.engine import atomic
 from palora.engine.rng import rng_state, set_rng_state
 from palora.errors import PaloraError
 from palora.methods import Method
-from palora.precision import wide
 
 FORMAT = 1
 
@@ -42,8 +41,8 @@ class Position:
     """The setting of `ray_chunk` that these two follow from."""
 
     def advance(self, losses: Tensor) -> None:
-        """One more step is done, with the losses (M, T)."""
-        means = wide(losses).mean(0).tolist()
+        """One more step is done, with the losses (M, T), which are on the host."""
+        means = losses.double().mean(0).tolist()
         before = self.loss_sums or [0.0] * len(means)
         self.loss_sums = [total + mean for total, mean in zip(before, means, strict=True)]
         self.batch += 1
@@ -77,7 +76,7 @@ class TrainState:
         return {
             "format": FORMAT,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": _with_numbers(self.optimizer.state_dict()),
             "method": self.method.state_dict(),
             "position": asdict(self.position),
             "rng": rng_state(),
@@ -86,10 +85,24 @@ class TrainState:
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Become what `snapshot` holds. The generators come last, nothing may draw before the loop."""
         self.model.load_state_dict(snapshot["model"])
+        rates = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(snapshot["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = set_rate(rate, group["lr"])
         self.method.load_state_dict(snapshot["method"])
         self.position = Position(**snapshot["position"])
         set_rng_state(snapshot["rng"])
+
+
+def set_rate(rate: float | Tensor, value: float) -> float | Tensor:
+    """The learning rate `value`, in the place of `rate`: a tensor is written, since a captured step reads it there."""
+    return rate.fill_(value) if isinstance(rate, Tensor) else value
+
+
+def _with_numbers(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state with learning rates as numbers, whatever device it was on."""
+    groups = [{**group, "lr": float(group["lr"])} for group in optimizer["param_groups"]]
+    return {**optimizer, "param_groups": groups}
 
 
 def save_checkpoint(state: TrainState, path: Path, metrics_size: int) -> None:

@@ -11,19 +11,24 @@ from torch import Tensor, nn
 
 from palora.data import Batches
 from palora.engine import chunk_size
-from palora.engine.chunking import Losses, accumulate
+from palora.engine.chunking import Losses
 from palora.engine.config import RunConfig
 from palora.engine.expand import starting_model
 from palora.engine.finite import require_finite_losses, require_finite_weights
+from palora.engine.graph import Forward, Recorder, Step, recorder_for
 from palora.engine.grids import grid_of
 from palora.engine.interrupt import Interrupted, StopSignals
 from palora.engine.losses import loss_fn
+from palora.engine.pending import Pending, Taken
 from palora.engine.progress import Silent
 from palora.engine.run import RunFolder, step_record, validation_record
 from palora.engine.setup import Parts, assemble
-from palora.engine.state import TrainState, load_checkpoint, save_checkpoint
+from palora.engine.state import TrainState, load_checkpoint, save_checkpoint, set_rate
 from palora.engine.validate import front_of, volume
 from palora.optional import need
+
+AHEAD = 64
+"""The most steps that may run before the losses of the first of them are looked at."""
 
 
 def train(
@@ -48,6 +53,7 @@ def train(
     if not resume and make_model is None:
         make_model = partial(starting_model, config)
     parts = assemble(config, make_model)
+    recorder = recorder_for(config, parts)
     state = initial_state(parts, config)
     if resume:
         snapshot = load_checkpoint(run.last)
@@ -61,17 +67,23 @@ def train(
         show.note(f"Resumed, but perhaps no longer bit for bit: {change}.")
     with StopSignals() as stop:
         try:
-            run_epochs(config, parts, state, run, stop, show)
+            run_epochs(config, parts, state, run, stop, show, recorder)
         finally:
             show.stop()
     return run
 
 
 def initial_state(parts: Parts, config: RunConfig) -> TrainState:
-    """Adam on the parameter groups of the method, before the first step."""
+    """Adam on the parameter groups of the method, before the first step.
+
+    On a GPU the learning rates lie there as tensors, captured or not, so that both do the same to the last bit.
+    """
     groups = parts.method.parameter_groups(parts.model, config.lr)
     groups = [{**group, "initial_lr": group["lr"]} for group in groups]
     optimizer = torch.optim.Adam(groups, lr=config.lr, fused=parts.device.type in ("cpu", "cuda"))
+    if parts.device.type == "cuda":
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=parts.device)
     return TrainState(parts.model, optimizer, parts.method)
 
 
@@ -79,12 +91,18 @@ def set_learning_rate(state: TrainState, config: RunConfig) -> float:
     """The learning rates of the epoch under way, by the recipe's milestones; returns the base rate."""
     factor = config.lr_decay ** sum(state.position.epoch >= milestone for milestone in config.lr_milestones)
     for group in state.optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
+        group["lr"] = set_rate(group["lr"], group["initial_lr"] * factor)
     return config.lr * factor
 
 
 def run_epochs(
-    config: RunConfig, parts: Parts, state: TrainState, run: RunFolder, stop: StopSignals, show: Silent
+    config: RunConfig,
+    parts: Parts,
+    state: TrainState,
+    run: RunFolder,
+    stop: StopSignals,
+    show: Silent,
+    recorder: Recorder | None,
 ) -> None:
     """The steps of each epoch; after it a validation on the grid of rays, its records and a checkpoint."""
     method, model, position = parts.method, parts.model, state.position
@@ -92,8 +110,20 @@ def run_epochs(
     batches = training_batches(parts, config)
     steps = config.epochs * len(batches)
     forward = forward_pass(parts, config)
+    take = Step(parts, state, forward, recorder, required=config.graph == "on", note=show.note)
+
+    def look(taken: Taken) -> None:
+        require_finite_losses(taken.losses, taken.rays, tasks, taken.epoch, taken.step, run.last)
+        position.advance(taken.losses)
+        show.step(taken.epoch, position.mean_losses(), len(taken.rays))
+        if taken.step % config.log_every == 0:
+            run.append(step_record(position, taken.tau, taken.lr, taken.rays, taken.losses))
+
+    # What reads the device in every step anyway sees no loss that was not looked at.
+    pending = Pending(look, AHEAD if method.capturable else 0)
 
     def save(*paths: Path) -> None:
+        pending.settle()
         require_finite_weights(model, position.step, run.last)
         size = run.metrics_size()
         for path in paths:
@@ -105,27 +135,24 @@ def run_epochs(
             raise Interrupted(stop.name, run.path, position.step, steps)
 
     show.start(tasks, config.epochs, position.step, steps)
+    step = position.step
     while position.epoch < config.epochs:
         epoch = position.epoch + 1
         lr = set_learning_rate(state, config)
         model.train()
         for inputs, targets in batches.epoch(position.epoch, position.batch):
-            tau = (position.step + 1) / steps
-            rays = method.rays(tau).to(parts.device)
-            state.optimizer.zero_grad()
-            losses_at = losses_of(parts, forward, inputs, targets)
-            decide_chunk(config, parts, state, losses_at, rays)
-            losses = accumulate(method, model, losses_at, rays, position.chunk)
-            require_finite_losses(losses, rays, tasks, epoch, position.step + 1, run.last)
-            state.optimizer.step()
-            method.after_step(losses, rays)
-            position.advance(losses)
-            show.step(epoch, position.mean_losses(), len(rays))
-            if position.step % config.log_every == 0:
-                run.append(step_record(position, tau, lr, rays, losses))
+            step += 1
+            tau = step / steps
+            rays = method.rays(tau)
+            decide_chunk(config, parts, state, forward, inputs, targets, rays)
+            losses = take(inputs, targets, rays)
+            pending.add(Taken(epoch, step, tau, lr, rays, losses))
+            if not method.capturable:
+                method.after_step(losses, parts.move(rays))
             leave_if_stopped()
-            if config.checkpoint_every and position.step % config.checkpoint_every == 0:
+            if config.checkpoint_every and step % config.checkpoint_every == 0:
                 save(run.last)
+        pending.settle()
 
         record = {"kind": "epoch", "epoch": epoch, "step": position.step, "losses": position.mean_losses()}
         hypervolume, improved = None, False
@@ -152,10 +179,6 @@ def training_batches(parts: Parts, config: RunConfig) -> Batches:
     return Batches(split, config.batch, seed=config.seed, drop_last=lone, augment=parts.dataset.augment)
 
 
-Forward = Callable[[Tensor, tuple[Tensor, ...], Tensor], Tensor]
-"""(inputs (n, …), targets, rays (m, T)) → mean losses (m, T), with their graph."""
-
-
 def forward_pass(parts: Parts, config: RunConfig) -> Forward:
     """The forward pass of a step, compiled if the configuration says so."""
     per_sample = loss_fn(parts.dataset.tasks)
@@ -175,16 +198,25 @@ def forward_pass(parts: Parts, config: RunConfig) -> Forward:
 def losses_of(parts: Parts, forward: Forward, inputs: Tensor, targets: tuple[Tensor, ...]) -> Losses:
     """Rays (m, T) → mean losses (m, T) of one batch, which is put where the model is."""
     inputs = parts.place(inputs)
-    targets = tuple(target.to(parts.device, non_blocking=True) for target in targets)
+    targets = tuple(parts.move(target) for target in targets)
     return lambda rays: forward(inputs, targets, rays)
 
 
-def decide_chunk(config: RunConfig, parts: Parts, state: TrainState, losses_at: Losses, rays: Tensor) -> None:
+def decide_chunk(
+    config: RunConfig,
+    parts: Parts,
+    state: TrainState,
+    forward: Forward,
+    inputs: Tensor,
+    targets: tuple[Tensor, ...],
+    rays: Tensor,
+) -> None:
     """Settle how many rays go into a pass: at the first step, and anew where the setting was changed."""
     position = state.position
     if position.chunk_setting == config.ray_chunk:
         return
     sizes = chunk_size.fixed(config.ray_chunk)
     if sizes is None:
-        sizes = chunk_size.estimate(parts.model, losses_at, rays, parts.device)
+        losses_at = losses_of(parts, forward, inputs, targets)
+        sizes = chunk_size.estimate(parts.model, losses_at, parts.move(rays), parts.device)
     position.chunk, position.sweep_chunk, position.chunk_setting = sizes.train, sizes.sweep, config.ray_chunk

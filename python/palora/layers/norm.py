@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from palora.layers.state import RayState, Slot
 from palora.precision import widest
+from palora_kernels.batch_norm import Running, ray_batch_norm
 
 
 class RayNorm(nn.Module):
@@ -37,10 +38,22 @@ class RayNorm(nn.Module):
         if slot is None or slot.mode != "many" or slot.count == 1 or not batch_statistics:
             return super().forward(x)
         if self._expanded(slot, x):
-            # In one split: its gradient is one concatenation, where M slices would each fill and add a whole batch.
-            parts = x.split([x.shape[0] // slot.count] * slot.count)
-            return torch.cat([super(RayNorm, self).forward(part) for part in parts])
+            return self._ray_by_ray(x, slot.count)
         return self._once_for_all_rays(x, slot.count)
+
+    def _ray_by_ray(self, x: Tensor, rays: int) -> Tensor:
+        if isinstance(self, nn.SyncBatchNorm):  # its statistics are those of all processes
+            parts = x.split([x.shape[0] // rays] * rays)
+            return torch.cat([super(RayNorm, self).forward(part) for part in parts])
+        norm: Any = self  # one of torch's batch normalisations
+        norm._check_input_dim(x)
+        running = None
+        if self.running_mean is not None and self.running_var is not None and self.track_running_stats:
+            running = Running(self.running_mean, self.running_var, self.num_batches_tracked)
+        y = ray_batch_norm(x, norm.weight, norm.bias, running, rays, self.momentum, norm.eps)
+        if self.num_batches_tracked is not None and self.track_running_stats:
+            self.num_batches_tracked.add_(rays)
+        return y
 
     @staticmethod
     def _expanded(slot: Slot, x: Tensor) -> bool:

@@ -53,6 +53,8 @@ class Balanced(Method):
         super().__init__(tasks, options, seed)
         self.history = torch.zeros(0, tasks)  # (K, T): the last losses, one row a step (as released: a pass)
         self.passes = 0
+        # Norms in all shared parameters are read on the host, and running means are a history.
+        self.capturable = self.options.balance in ("none", "gradient-last")
         if self.options.balance.startswith("gradient"):
             self.rays_per_pass = 1
         elif self.options.balance == "loss":

@@ -47,7 +47,8 @@ class Method(ABC):
       gradients, aggregated gradients. It is called while the graph of the losses is alive;
     * `rays_per_pass` if a pass must hold only so many rays (1: one graph per ray, so that the gradients of
       every ray and task cost M·T backward passes of a single ray);
-    * :meth:`after_step`, :meth:`state_dict`, :meth:`load_state_dict` if anything changes during training.
+    * :meth:`after_step`, :meth:`state_dict`, :meth:`load_state_dict` if anything changes during training;
+    * `capturable` if a step can be replayed from a CUDA graph.
     """
 
     name: ClassVar[str]
@@ -57,6 +58,10 @@ class Method(ABC):
     """Whether :meth:`objective` is anything else than a sum of one term per ray."""
     rays_per_pass: int | None = None
     """The most rays that one pass may hold; None: all of them."""
+    capturable: bool = False
+    """Whether :meth:`forward` and :meth:`backward` do the same on the device in every step: they read no value on the
+    host, take no tensor from it and change nothing but ``.grad``, and :meth:`after_step` does nothing. The rays may
+    follow from anything. A subclass that does more says False again."""
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         """`tasks`: T; `options`: an instance of `Options`, None for the defaults; `seed`: for random rays."""

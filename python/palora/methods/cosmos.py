@@ -68,6 +68,7 @@ class COSMOS(Method):
 
     name = "cosmos"
     summary = "COSMOS: the preference is an input, a front"
+    capturable = True
     Options = COSMOSOptions
 
     def __init__(self, tasks: int, options: COSMOSOptions | None = None, seed: int = 0) -> None:

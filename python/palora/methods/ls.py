@@ -10,3 +10,4 @@ class LinearScalarisation(SinglePoint):
 
     name = "ls"
     summary = "linear scalarisation: a plain model on the mean of the losses, one point"
+    capturable = True

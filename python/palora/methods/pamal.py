@@ -66,10 +66,12 @@ class PaMaL(Balanced):
         super().__init__(tasks, options, seed)
         self.matrix = weighting(tasks, self.options.members, self.options.weighting)  # (m, T)
         self.members = len(self.matrix)
+        self.direct = self.members == tasks and torch.equal(self.matrix, torch.eye(tasks))  # preferences are mixtures
         generator = torch.Generator().manual_seed(seed)
         self.schedule = schedules.Dirichlet(self.members, self.options.window, self.options.p, generator)
         if self.options.regularisation:
             self.couples_rays = True
+        self.capturable = self.capturable and self.direct and not self.options.regularisation
 
     def adapt(self, model: nn.Module) -> nn.Module:
         return ensemble(model, self.members, independent=not self.options.same_start)
@@ -79,7 +81,7 @@ class PaMaL(Balanced):
 
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         # m = T: always a preference; otherwise its length tells a mixture from a preference.
-        preference = rays.shape[1] == self.tasks
+        preference = rays.shape[1] == self.tasks and not self.direct
         with at(model, member_weights(rays, self.matrix) if preference else rays):
             return split(model(inputs), len(rays))
 

@@ -34,6 +34,7 @@ class PHNLinear(Method):
 
     name = "phn-ls"
     summary = "hypernetwork for LeNet and MLP, linear scalarisation, a front"
+    capturable = True
     Options = PHNOptions
 
     def __init__(self, tasks: int, options: PHNOptions | None = None, seed: int = 0) -> None:
@@ -73,6 +74,7 @@ class PHNExact(PHNLinear):
 
     name = "phn-epo"
     summary = "hypernetwork for LeNet and MLP, exact Pareto search, a front"
+    capturable = False
     rays_per_pass = 1
 
     def __init__(self, tasks: int, options: PHNOptions | None = None, seed: int = 0) -> None:

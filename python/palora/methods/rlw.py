@@ -19,6 +19,7 @@ class RandomWeighting(SinglePoint):
 
     name = "rlw"
     summary = "random loss weighting: new random weights in every step, one point"
+    capturable = True
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)

@@ -30,6 +30,7 @@ class SingleTask(Method):
 
     name = "stl"
     summary = "single-task learning: one model per task, T times the parameters, one point"
+    capturable = True
 
     def adapt(self, model: nn.Module) -> nn.Module:
         return Separate(model, self.tasks)

@@ -19,6 +19,7 @@ class UncertaintyWeighting(SinglePoint):
 
     name = "uw"
     summary = "uncertainty weighting: the weights of the losses are learnt, one point"
+    capturable = True
 
     def __init__(self, tasks: int, options: Any = None, seed: int = 0) -> None:
         super().__init__(tasks, options, seed)

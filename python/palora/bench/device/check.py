@@ -1,17 +1,18 @@
 """`make gpu-check`: is every kernel right on this device, and how fast? One file of results, one figure; a second run
 goes on where the first was stopped.
 
-    python -m palora.bench.device.check [--out FILE.json] [--seconds 440]
+    python -m palora.bench.device.check [--out FILE.json] [--seconds 440] [--kinds conv2d steps tune] [--only TEXT]
 
 Needs torch, triton, numpy and a GPU; matplotlib for the figure. First every plan with every tile against float64
-(`values`), in as many processes as there are cores, which compile as they go. Then times (`timing`), in one process,
-those of the ops first, and whole training steps.
+(`values`), in as many processes as there are cores, which compile as they go. Then times, phase by phase (`items`): as
+many processes compile what the phase needs (`prepare`), and one measures it (`timing`).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -22,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import palora_kernels
-from palora.bench.device import timing, values, workers
+from palora.bench.device import figure, items, measured, prepare, report, timing, values, workers
 from palora.bench.device.workers import Lost
+from palora.errors import PaloraError
 
 PRECISIONS = ["bfloat16", "float32", "tf32", "float16"]
 TIMED = ["bfloat16", "float32", "tf32"]
+LIMIT = 150.0  # seconds for a job
 
 
 class Results:
@@ -42,9 +45,9 @@ class Results:
         self.saved = 0.0
 
     def left(self, stage: str, jobs: Iterable[Any]) -> list[Any]:
-        """Those that have no result yet; what was lost is tried again."""
+        """Those that have no result yet; what was lost, or a column of it, is tried again."""
         known = self.content[stage]
-        return [job for job in jobs if job.name not in known or "lost" in known[job.name]]
+        return [job for job in jobs if job.name not in known or report.lost(known[job.name])]
 
     def add(self, stage: str, name: str, result: dict[str, Any]) -> None:
         self.content[stage][name] = result
@@ -69,46 +72,98 @@ def fingerprint() -> str:
 
 
 def header(_: str = "") -> dict[str, Any]:
-    """The machine and the versions; a job of `workers`, so that this process holds no CUDA context."""
+    """The machine, the versions and the tuned tables in use; a job of `workers`, so that this process holds no CUDA
+    context."""
+    import torch
+
     from palora.bench.device.run import require_gpu
     from palora.engine.environment import describe, version
+    from palora_kernels.triton import shipped, tuning
 
     require_gpu()
-    return {**describe(), "triton": version("triton"), "code": fingerprint()}
+    device = torch.device("cuda", torch.cuda.current_device())
+    tables = [path.name for path in tuning.files(device) if tuning.read(path)]
+    known = {"triton": version("triton"), "gpu": asdict(shipped.gpu_of(device)), "tuning": tables}
+    return {**describe(), **known, "code": fingerprint()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m palora.bench.device.check", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-check/results.json"), help="the file of results")
+    parser.add_argument("--figure", type=Path, help="the picture of it (.png, .pdf or .svg); beside it if not named")
     parser.add_argument("--seconds", type=float, default=440.0, help="stop after so many; run again to go on")
-    parser.add_argument("--values", type=float, default=0.5, help="the part of them that may go to values")
+    parser.add_argument("--values", type=float, default=0.4, help="the part of them that may go to values")
     parser.add_argument("--row", type=float, default=0.08, help="seconds for each column of a row")
     parser.add_argument("--processes", type=int, default=max(1, len(os.sched_getaffinity(0)) - 2))
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--backend", nargs="+", choices=["triton", "native"], default=["triton"])
-    parser.add_argument("--only", default="", help="jobs whose name contains this")
     parser.add_argument("--stages", nargs="+", choices=["values", "times"], default=["values", "times"])
-    parser.add_argument("--no-tune", action="store_true", help="measure no tiles")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--kinds", nargs="+", choices=items.KINDS, default=items.KINDS, help="what is timed")
+    parser.add_argument("--only", default="", help='jobs whose name contains this: "linear 2 bfloat16", "5 bfloat16"')
+    parser.add_argument("--show", action="store_true", help="report and draw what the file of results has; no GPU")
+    parser.add_argument(
+        "--write-measured", action="store_true", help="write its tuned tiles and plans into the package; no GPU"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
     begin = time.monotonic()
+    try:
+        if options.show or options.write_measured:
+            content = _load(options.out)
+            if options.write_measured:
+                print(f"wrote {measured.write(content)}")
+            return _told(content, options) if options.show else 0
+        return 1 if _run(options, begin) else 0
+    except PaloraError as error:
+        print(f"palora: {error}", file=sys.stderr)
+        return 1
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+    except (OSError, ValueError) as error:
+        raise PaloraError(f"--out should name a file that `make gpu-check` wrote. Found: {error}.") from error
+
+
+def _run(options: argparse.Namespace, begin: float) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # the processes are parallel already
     ((_, about),) = workers.run(header, ["header"], 1, 120.0, begin + 120.0)
     if isinstance(about, Lost):
-        print(f"palora: {about.reason}", file=sys.stderr)
-        return 1
+        raise PaloraError(about.reason)
     results = Results(options.out, about)
     print(f"{', '.join(about['devices'])}: torch {about['torch']}, triton {about['triton']}, code {about['code']}")
     end = begin + options.seconds
     if "values" in options.stages:
         jobs = [j for j in values.jobs(options.precision, options.backend) if options.only in j.name]
         _values(results, jobs, options.processes, begin + options.seconds * options.values)
-    if "times" in options.stages:
-        work = [i for i in timing.items(TIMED, options.row, not options.no_tune) if options.only in i.name]
-        _times(results, work, end)
+    timed = [p for p in TIMED if p in options.precision]
+    if "times" in options.stages and timed:
+        for phase in items.phases(timed, options.row):
+            chosen = [item for item in phase if item.kind in options.kinds and options.only in item.name]
+            if results.left("times", chosen) and time.monotonic() < end:
+                _times(results, chosen, options.processes, end, begin)
     results.save()
-    wrong = report(results.content)
+    wrong = _told(results.content, options)
     print(f"{time.monotonic() - begin:.0f} s; {options.out}")
-    return 1 if wrong else 0
+    return wrong
+
+
+def _told(content: dict[str, Any], options: argparse.Namespace) -> int:
+    """The report and the picture. Returns how many things are wrong."""
+    wrong = report.show(content)
+    path = options.figure or options.out.with_suffix(".png")
+    try:
+        if figure.check_figure(content, path) is not None:
+            print(f"drawn: {path}")
+    except PaloraError as error:
+        print(f"not drawn: {error}")
+    return wrong
 
 
 def _values(results: Results, jobs: list[values.Job], processes: int, until: float) -> None:
@@ -117,72 +172,45 @@ def _values(results: Results, jobs: list[values.Job], processes: int, until: flo
     for job, found in workers.run(values.examine, left, processes, 180.0, until):
         count += 1
         results.add("values", job.name, {"lost": found.reason} if isinstance(found, Lost) else asdict(found))
-        for line in complaints(job.name, results.content["values"][job.name]):
+        for line in report.complaints(job.name, results.content["values"][job.name]):
             print(line, flush=True)
     results.save()
     print(f"values: {count} of {len(left)} jobs ran, {len(jobs) - len(left)} were done before", flush=True)
 
 
-def complaints(name: str, result: dict[str, Any]) -> list[str]:
-    """One line for everything that is wrong with a job's result."""
-    if "lost" in result:
-        return [f"LOST {name}: {result['lost']}"]
-    lines = []
-    for wrong in result["wrong"]:
-        tiles = ", ".join(f"{launch.split()[0]} {tile}" for launch, tile in wrong["tiles"].items())
-        what = wrong["note"] or f"{wrong['worst']}, error {wrong['error']:.1e}"
-        lines.append(f"WRONG {name}: {what} [{tiles or 'chosen tiles'}]")
-    return lines
-
-
-def _times(results: Results, items: list[timing.Item], until: float) -> None:
-    left = results.left("times", items)
+def _times(results: Results, chosen: list[items.Item], processes: int, end: float, begin: float) -> None:
+    left = results.left("times", chosen)
+    jobs = _prepared(left, processes, (time.monotonic() + end) / 2)
+    print(f"prepared {len(jobs)} of {len(left)} items, {time.monotonic() - begin:.0f} s", flush=True)
     count = 0
-    for item, found in workers.run(timing.measure, left, 1, 120.0, until):
-        count += 1
-        results.add("times", item.name, {"lost": found.reason} if isinstance(found, Lost) else found)
-        print("\n".join(lines_of(item.name, results.content["times"][item.name])), flush=True)
-    print(f"times: {count} of {len(left)} items ran, {len(items) - len(left)} were done before", flush=True)
+    for _, some in itertools.groupby(jobs, lambda job: job.item.benchmark):  # a process knows cuDNN in one way
+        for job, found in workers.run(timing.measure, list(some), 1, LIMIT, end):
+            count += 1
+            results.add("times", job.name, {"lost": found.reason} if isinstance(found, Lost) else found)
+            rates = results.content["times"].get(f"rates 0 {job.item.precision}")
+            print("\n".join(report.lines_of(job.name, results.content["times"][job.name], rates)), flush=True)
+    results.save()
+    print(f"timed {count} of {len(left)} items, {len(chosen) - len(left)} before, {time.monotonic() - begin:.0f} s")
 
 
-def lines_of(name: str, result: dict[str, Any]) -> list[str]:
-    """The item as text: microseconds under graphs, in brackets one by one."""
-    if "lost" in result:
-        return [f"LOST {name}: {result['lost']}"]
-    if "bandwidth" in result:
-        return [f"{name}: copy {result['bandwidth'] / 1e9:.0f} GB/s, matmul {result['products'] / 1e12:.1f} TFLOP/s"]
-    if "gain" in result:
-        plans = ", ".join(dict.fromkeys(result["plans"].values()))
-        notes = [f"  {note}" for note in result["notes"][:3]]
-        return [f"tuned {result['name']}: {plans or 'nothing'}, {result['gain']:.2f}×", *notes]
-    lines = []
-    for row in result.get("rows", [result]):
-        head = f"{row['name']}, {row['part']}, {row['precision']} [{row['plan']}]"
-        bad = [f"{column} {error:.1e}" for column, error in row["errors"].items() if not error <= row["tolerance"]]
-        if bad:
-            lines.append(f"WRONG {head}: {', '.join(bad)} > {row['tolerance']:.0e}")
-        cells = [
-            f"{column.removeprefix('triton.')} {seconds * 1e6:.0f}"
-            + (f" ({row['eager'][column] * 1e6:.0f})" if column in row["eager"] else "")
-            for column, seconds in row["graph"].items()
-        ]
-        lines.append(f"{head}: " + ", ".join(cells))
-        lines += [f"  {column}: {note}" for column, note in row["notes"].items()]
-    return lines
-
-
-def report(content: dict[str, Any]) -> int:
-    """Print everything that is wrong, then how much was right. Returns how many things are wrong."""
-    wrong = [line for name, result in content["values"].items() for line in complaints(name, result)]
-    for name, result in content["times"].items():
-        wrong += [line for line in lines_of(name, result) if line.startswith(("WRONG", "LOST"))]
-    print(f"\n{len(wrong)} wrong")
-    for line in wrong[:40]:
-        print(line[:300])
-    right = [r for r in content["values"].values() if "lost" not in r and not r["wrong"]]
-    rounds = sum(r["rounds"] for r in right)
-    print(f"{len(right)} of {len(content['values'])} jobs right, {rounds} sets of tiles; {len(content['times'])} timed")
-    return len(wrong)
+def _prepared(left: list[items.Item], processes: int, until: float) -> list[timing.Job]:
+    """The items of which every column ran, or was lost for a reason, before ``until``."""
+    columns = [column for item in left for column in prepare.columns(item)]
+    columns.sort(key=lambda column: column.order)
+    found: dict[str, dict[str, Any]] = {item.name: {} for item in left}
+    for column, result in workers.run(prepare.prepare, columns, processes, LIMIT, until):
+        found[column.item.name][column.column] = result
+        if isinstance(result, Lost):
+            print(f"LOST {column.name}: {result.reason}", flush=True)
+    jobs = []
+    for item in left:
+        results = found[item.name]
+        if len(results) == sum(column.item == item for column in columns):
+            told = {c.column: results[c.column] for c in columns if c.item == item and not c.only_compiles}
+            lost = {name: result.reason for name, result in told.items() if isinstance(result, Lost)}
+            kept = {name: result for name, result in told.items() if not isinstance(result, Lost)}
+            jobs.append(timing.Job(item, kept, lost))
+    return jobs
 
 
 if __name__ == "__main__":

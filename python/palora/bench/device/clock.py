@@ -57,12 +57,15 @@ def _timed_on_host(run: Run) -> Callable[[], float]:
 
 
 def _rounds(columns: Mapping[str, Callable[[], float]], budget: float, least: int) -> dict[str, Times]:
-    """The columns in turn, until the budget is spent and each has run often enough."""
+    """The columns in turn, each until it has had its share of the budget and has run often enough: a slow one does not
+    keep the others waiting."""
     seconds: dict[str, list[float]] = {name: [] for name in columns}
-    end = time.perf_counter() + budget
-    while columns and (time.perf_counter() < end or len(next(iter(seconds.values()))) < least):
-        for name, once in columns.items():
-            seconds[name].append(once())
+    left = dict.fromkeys(columns, budget / max(len(columns), 1))
+    while due := [name for name in columns if left[name] > 0 or len(seconds[name]) < least]:
+        for name in due:
+            start = time.perf_counter()
+            seconds[name].append(columns[name]())
+            left[name] -= time.perf_counter() - start
     return {name: Times(min(s), statistics.median(s), len(s)) for name, s in seconds.items()}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import palora_kernels as pk
 from palora.bench.plan import plans_of
 from palora.bench.problem import relative
-from palora_kernels import implementations
+from palora_kernels import implementations, plans
 
 Tensors = dict[str, Tensor | None]
 # float32 sums of some hundred products; 16-bit intermediate results of several roundings.
@@ -35,6 +35,10 @@ class Example:
     options: dict[str, Any]
     only: Callable[[str], bool] = lambda algorithm: True
     tiles: bool = False  # to be run with every tile, not only with those that are chosen
+
+    def takes(self, algorithm: str, dtype: torch.dtype) -> bool:
+        """Whether the call offers a plan, on a device that has it."""
+        return self.only(algorithm) and (algorithm != "persistent" or dtype.itemsize == 2)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def _linear(M: int, n: int, K: int, O: int, T: int, r: int, shared: bool, bias: 
     base = "" if weight else ", no common part"
     label = f"M{M} n{n} {K}→{O} T{T} r{r}{', shared' if shared else ''}, bias {('none', 'one', 'per ray')[bias]}{base}"
     op, table = ("linear_delta", "DENSE") if dense else ("linear", "LOW_RANK")
-    return Example(op, table, label, make, {"shared": shared})
+    described = weight and not shared and K % 8 == 0 and O % 8 == 0
+    return Example(op, table, label, make, {"shared": shared}, lambda name: name != "persistent" or described)
 
 
 def _conv(M: int, n: int, C: int, O: int, T: int, r: int, form: str, shared: bool, bias: int, **more: Any) -> Example:
@@ -111,6 +116,7 @@ def examples(small: bool = False) -> list[Example]:
             _linear(3, 5, 19, 18, 2, 3, False, 2, True, False),
             _linear(3, 5, 19, 18, 2, 3, True, 1, True, False),
             _linear(7, 1, 5, 6, 2, 1, False, 0, True, False),
+            _linear(3, 5, 24, 16, 2, 3, False, 2, True, False),
             _linear(3, 5, 7, 9, 2, 1, False, 1, False, True),
             _linear(3, 5, 7, 9, 2, 1, True, 1, True, True),
             _conv(2, 2, 3, 5, 2, 1, "matricised", False, 1, size=(5, 4), padding=1),
@@ -171,6 +177,9 @@ def with_every_tile() -> list[Example]:
         _linear(33, 3, 72, 136, 9, 8, False, 2, True, False),  # R = 72, more than 8 tasks, more than 32 rays
         _linear(3, 33, 1056, 1000, 2, 8, False, 1, True, False),  # several tiles for each program of the pull-back
         _linear(3, 17, 1000, 720, 4, 8, False, 0, True, False),  # R = 32
+        _linear(64, 1, 1056, 520, 3, 8, False, 2, True, False),  # few rows, and splits of many numbers
+        _linear(29, 1, 1040, 264, 2, 8, False, 1, True, False),
+        _linear(3, 1501, 136, 2056, 2, 3, False, 2, True, False),  # several tiles for each program that stays
         _conv(5, 8, 10, 20, 2, 1, "loralib", False, 1, k=5, size=(12, 12)),
         _conv(3, 9, 32, 48, 2, 2, "matricised", False, 1, padding=1, size=(17, 19)),
         _conv(3, 8, 1, 10, 2, 1, "matricised", True, 1, k=5, size=(28, 28)),
@@ -194,9 +203,15 @@ def findings(
     for backend in backends:
         for call in calls:
             for algorithm in implementations.algorithms(call.table, backend, device.type):
-                if call.only(algorithm):
-                    for dtype in dtypes:
+                for dtype in dtypes:
+                    if call.takes(algorithm, dtype) and has(device, dtype, algorithm):
                         yield _examined(call, device, dtype, backend, algorithm)
+
+
+def has(device: torch.device, dtype: torch.dtype, algorithm: str) -> bool:
+    """Whether the device has a plan at all."""
+    like = torch.empty(0, dtype=dtype, device=device)
+    return algorithm != "persistent" or plans.offers_persistent(8, 8, False, True, like)
 
 
 def _examined(call: Example, device: torch.device, dtype: torch.dtype, backend: str, algorithm: str) -> Finding:

@@ -1,77 +1,42 @@
-"""What `palora bench --check` times: every plan of an op beside the loop over rays, plain PyTorch and the library's own
-product, replayed from CUDA graphs and called one by one; and whole training steps. One `Item` a process's job."""
+"""How an item of `make gpu-check` is measured: every plan of an op beside the loop over rays, plain PyTorch and the
+library's own product, replayed from CUDA graphs and called one by one; and whole training steps."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
-import palora_kernels as pk
-from palora.bench import models, ops
 from palora.bench.case import Run
 from palora.bench.device import rates, tune, values
 from palora.bench.device.bound import Bound, stages
-from palora.bench.device.clock import Clock, CudaClock
-from palora.bench.device.rows import REQUESTS, of_layers
+from palora.bench.device.clock import Clock, Columns, CudaClock
+from palora.bench.device.items import MOST_COMPILED, STEPS, Item, problem, steps
+from palora.bench.device.prepare import forced, release, settings
+from palora.bench.device.rows import compiled, of_layers
 from palora.bench.memory import peak_bytes
 from palora.bench.plan import plans_of
-from palora.bench.problem import PARTS, Op, Problem
-from palora_kernels import implementations
+from palora.bench.problem import PARTS, Problem
 
-LARGE = [  # M, n, K, O, T, r
-    (5, 1024, 2048, 2048, 2, 8),
-    (4, 1024, 4096, 4096, 2, 8),
-    (4, 1024, 4096, 4096, 4, 8),
-    (4, 1024, 4096, 4096, 4, 16),
-    (1, 64, 4096, 4096, 3, 8),
-]
-LINEAR = [REQUESTS, *LARGE, *ops.LINEAR]
-OPS = {"linear": len(LINEAR), "conv2d": len(ops.CONV), "linear_delta": 1}
-STEPS: dict[str, Callable[..., models.Named]] = {
-    "lenet": models.lenet_steps,
-    "mlp": models.mlp_steps,
-    "resnet18": models.resnet18_steps,
-    "segnet": models.segnet_steps,
-}
 TIMED = (PARTS[0], PARTS[2])
+ONE_BY_ONE = ("ours", "eager", "authors", "compiled", "floor")
+OFF = "floor, benchmark off"
 
 
 @dataclass(frozen=True)
-class Item:
-    """kind: "rates", an op, a network of `STEPS`, or "tune " and an op; index: of the op's shape, or the rays."""
+class Job:
+    """An item whose columns `prepare` ran: their errors, or why they have none."""
 
-    kind: str
-    index: int
-    precision: str
-    seconds: float
+    item: Item
+    prepared: Mapping[str, dict[str, float]] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.kind} {self.index} {self.precision}"
-
-
-def items(precisions: list[str], seconds: float, tuning: bool) -> Iterator[Item]:
-    """What matters most first: a run that is cut short leaves the rest to the next."""
-    steps = [p for p in precisions if p != "float32"]  # there a step is made of the library's products
-    yield from (Item("rates", 0, p, seconds) for p in precisions)
-    yield from _ops(precisions[:1], seconds)
-    yield from (Item(kind, 5, p, seconds) for kind in STEPS for p in steps)
-    yield from _ops([p for p in precisions[1:] if p != "tf32"], seconds)
-    yield from (Item(kind, rays, p, seconds) for rays in (1, 11) for kind in STEPS for p in steps)
-    if tuning:
-        yield from (
-            Item(f"tune {item.kind}", item.index, item.precision, seconds) for item in _ops(["bfloat16"], seconds)
-        )
-
-
-def _ops(precisions: list[str], seconds: float) -> Iterator[Item]:
-    for precision in precisions:
-        for kind, count in OPS.items():
-            yield from (Item(kind, index, precision, seconds) for index in range(count))
+        return self.item.name
 
 
 @dataclass
@@ -92,78 +57,67 @@ class Row:
     least: dict[str, float] = field(default_factory=dict)
 
 
-def measure(item: Item, device: torch.device | None = None, clock: Clock | None = None) -> dict[str, Any]:
+def measure(job: Job, device: torch.device | None = None, clock: Clock | None = None) -> dict[str, Any]:
     """The item's result as JSON types. Raises what a driver or a compiler raises. Elsewhere than on a GPU, for tests,
     ``clock`` is the host's."""
+    began = time.perf_counter()
     device = device or torch.device("cuda", torch.cuda.current_device())
-    clock = clock or CudaClock(device, least=10)
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = item.precision == "tf32"  # convolutions as exact as everything else in the row
-    with values.asked_for(item.precision):
-        if item.kind == "rates":
-            reached = rates.measured(device, [values.DTYPES[item.precision]], clock, item.seconds)
-            return {"bandwidth": reached.bandwidth, "products": next(iter(reached.products.values()))}
-        if item.kind in STEPS:
-            return asdict(_step(item, device, clock))
-        problem = _problem(item.kind.removeprefix("tune "), item.index, device, values.DTYPES[item.precision])
-        if item.kind.startswith("tune "):
-            return _tuned(item, problem, clock)
-        return {"rows": [asdict(row) for row in _rows(item, problem, clock)]}
+    release()
+    clock = clock or CudaClock(device, least=5)
+    with settings(job.item, job.item.benchmark):
+        found = _measured(job, device, clock)
+    return {**found, "took": round(time.perf_counter() - began, 2)}
 
 
-def _problem(op: str, index: int, device: torch.device, dtype: torch.dtype) -> Problem:
-    if op == "linear":
-        return ops.linear(LINEAR[index], device, dtype)
-    if op == "conv2d":
-        return ops.conv(ops.CONV[index], device, dtype, True)
-    return ops.delta(ops.DELTA, device, dtype)
+def _measured(job: Job, device: torch.device, clock: Clock) -> dict[str, Any]:
+    item = job.item
+    if item.what == "rates":
+        reached = rates.measured(device, [values.DTYPES[item.precision]], clock, item.seconds)
+        return {"bandwidth": reached.bandwidth, "products": next(iter(reached.products.values()))}
+    if item.subject in STEPS:
+        return asdict(_step(job, device, clock))
+    found = problem(item, device)
+    if item.what == "tune":
+        return _tuned(job, found, clock)
+    return {"rows": [asdict(row) for row in _rows(job, found, clock)]}
 
 
-def _rows(item: Item, problem: Problem, clock: Clock) -> Iterator[Row]:
-    case, functions = problem.case, _functions(item.kind, problem)
-    tolerance = values.TOLERANCE[item.precision]
-    errors = {}
-    for name in [name for name in functions if name in ("ours", "eager") or name.startswith("triton.")]:
-        errors[name] = problem.error(functions[name])
+def _rows(job: Job, found: Problem, clock: Clock) -> list[Row]:
+    """Forward, and forward + backward."""
+    item, case, tolerance = job.item, found.case, values.TOLERANCE[job.item.precision]
+    errors = {name: result["error"] for name, result in job.prepared.items() if result}
+    notes = {name: f"lost: {reason}" for name, reason in job.lost.items()}
+    functions = {"authors": found.theirs, "floor": found.plain}
+    plan = "torch.compile" if item.what == "compiled" else "cuDNN"
+    if item.what == "compiled":
+        functions = {"compiled": compiled(found.theirs), "floor": found.plain}
+    elif item.what == "plain":
+        functions = {OFF: found.plain}
+    else:
+        plan = plans_of(lambda: found.ours(**case))
+        if plan not in job.lost:
+            errors["ours"] = errors[plan] if plan in errors else found.error(found.ours)
+        plans = {n: forced(item, found, n.removeprefix("triton.")) for n in errors if n.startswith("triton.")}
+        functions = {"ours": found.ours, **plans, "eager": found.eager, **functions}
+        if case["lam"].shape[0] > MOST_COMPILED:
+            notes["compiled"] = f"a loop of {case['lam'].shape[0]} rays takes torch.compile minutes: left out"
+    right = {n: f for n, f in functions.items() if n in ("authors", "floor", OFF) or errors.get(n, 1e9) <= tolerance}
     with torch.no_grad():
-        y = problem.ours(**case)
+        y = found.eager(**case)
     factors = [case[name] for name in ("A", "B", "D") if name in case]
-    least = stages(case["x"], y, case["weight"], case.get("bias"), factors, case["lam"], problem.shared)
-    plan = plans_of(lambda: problem.ours(**case))
-    for part in TIMED:
-        row = Row(problem.name, part, item.precision, plan, errors, tolerance, least=asdict(least[part]))
-        columns = {
-            name: problem.prepared(function, part)
-            for name, function in functions.items()
-            if errors.get(name, 0.0) <= tolerance
-        }
-        times, row.notes = clock.measure(columns, item.seconds * len(columns))
-        row.graph = {name: found.median for name, found in times.items()}
-        for name in ("ours", "eager", "authors", "floor"):
-            if name in columns:
-                row.eager[name] = _one_by_one(columns[name](), item.seconds)
-        yield row
+    least = stages(case["x"], y, case["weight"], case.get("bias"), factors, case["lam"], found.shared)
+    rows = [Row(found.name, part, item.precision, plan, errors, tolerance, least=asdict(least[part])) for part in TIMED]
+    for row in rows:
+        columns = {name: found.prepared(function, row.part) for name, function in right.items()}
+        _time(row, columns, item.seconds, clock)
+        row.notes |= notes
+    return rows
 
 
-def _functions(op: str, problem: Problem) -> dict[str, Op]:
-    """Ours as it is chosen; every plan of the kernels; plain PyTorch in few passes; the loop; and the plain product."""
-
-    def forced(algorithm: str) -> Op:
-        def call(**case: Any) -> torch.Tensor:
-            with pk.force_plan(**{op: algorithm}):
-                return problem.ours(**case)
-
-        return call
-
-    found = {"ours": problem.ours}
-    for algorithm in implementations.algorithms(tune.TABLES[op], "triton", problem.grad.device.type):
-        function = forced(algorithm)
-        if plans_of(lambda function=function: function(**problem.case)) == f"triton.{algorithm}":  # type: ignore[misc]
-            found[f"triton.{algorithm}"] = function
-    found["eager"] = problem.eager
-    found["authors"] = problem.theirs
-    found["floor"] = problem.plain
-    return found
+def _time(row: Row, columns: Columns, seconds: float, clock: Clock) -> None:
+    times, row.notes = clock.measure(columns, seconds * len(columns))
+    row.graph = {name: found.median for name, found in times.items()}
+    row.eager = {name: _one_by_one(columns[name](), seconds) for name in columns if name in ONE_BY_ONE}
 
 
 def _one_by_one(run: Run, seconds: float) -> float:
@@ -174,7 +128,7 @@ def _one_by_one(run: Run, seconds: float) -> float:
     start = time.perf_counter()
     run()
     wait()
-    count = max(5, min(200, int(seconds / 3 / max(time.perf_counter() - start, 1e-6))))
+    count = max(1, min(200, int(seconds / 3 / max(time.perf_counter() - start, 1e-6))))
     series = []
     for _ in range(3):
         start = time.perf_counter()
@@ -185,41 +139,43 @@ def _one_by_one(run: Run, seconds: float) -> float:
     return min(series)
 
 
-def _step(item: Item, device: torch.device, clock: Clock) -> Row:
-    precision = torch.bfloat16 if item.precision == "bfloat16" else None
-    more: dict[str, Any] = {"channels_last": True} if item.kind == "lenet" else {}
-    if item.kind == "segnet":
-        more = {"chunk": None, "optimise": True}
-    name, steps, tolerance = STEPS[item.kind](device, precision=precision, rays=item.index, **more)
-    error = steps.error()
-    if item.precision != "float32":  # the loop itself is this far from float64; ours may be twice as far
-        tolerance = max(tolerance, 2 * steps.error(ours=False))
-    row = Row(
-        f"{name}, {item.index} rays", "step", item.precision, plans_of(steps.ours_backward), {"ours": error}, tolerance
-    )
-    row.least = asdict(of_layers(steps))
-    columns: Mapping[str, Callable[[], Run]] = {
-        "ours": lambda: steps.ours,
-        "authors": lambda: steps.theirs,
-        "floor": lambda: steps.floor,
-    }
-    times, row.notes = clock.measure(columns, item.seconds * len(columns))
-    row.graph = {name: found.median for name, found in times.items()}
-    for name, prepare in columns.items():
-        row.eager[name] = _one_by_one(prepare(), item.seconds)
-        row.peak[name] = peak_bytes(prepare(), device) or 0
+def _step(job: Job, device: torch.device, clock: Clock) -> Row:
+    item = job.item
+    name, found, tolerance = steps(item, device)
+    columns: dict[str, Callable[[], Run]] = {}
+    if item.what == "compiled":
+        row = Row(name, "step", item.precision, "torch.compile", {}, tolerance)
+        looped = compiled(found.looped)
+        if not job.lost:
+            columns["compiled"] = lambda: lambda: found.theirs(looped)
+    else:
+        errors = job.prepared.get("step", {"ours": float("inf"), "loop": 0.0})
+        if item.precision != "float32":  # the loop itself is this far from float64; ours may be twice as far
+            tolerance = max(tolerance, 2 * errors["loop"])
+        row = Row(name, "step", item.precision, "", {"ours": errors["ours"]}, tolerance)
+        if not job.lost:
+            row.plan, row.least = plans_of(found.ours_backward), asdict(of_layers(found))
+            columns |= {"ours": lambda: found.ours} if errors["ours"] <= tolerance else {}
+            columns["authors"] = lambda: found.theirs
+    columns["floor"] = lambda: found.floor
+    _time(row, columns, item.seconds, clock)
+    row.notes |= {name: f"lost: {reason}" for name, reason in job.lost.items()}
+    row.peak = {name: peak_bytes(prepare(), device) or 0 for name, prepare in columns.items()}
     return row
 
 
-def _tuned(item: Item, problem: Problem, clock: Clock) -> dict[str, Any]:
-    op = item.kind.removeprefix("tune ")
-    (result,) = tune.tune([(op, lambda: problem)], tune.timer(clock, item.seconds / 10))
+def _tuned(job: Job, found: Problem, clock: Clock) -> dict[str, Any]:
+    op = job.item.subject
+    timer = tune.timer(clock, job.item.seconds / 10)
+    lost = {name.removeprefix("triton.") for name in job.lost}
+    (result,) = tune.tune([(op, lambda: found)], timer, tune.SHORT, lost)
+    notes = [f"{name} lost: {reason}" for name, reason in job.lost.items()] + result.notes
     return {
         "name": result.name,
         "tiles": {name: asdict(tile) for name, tile in result.found.tiles.items()},
         "plans": dict(result.found.plans),
         "gain": result.gain,
-        "notes": result.notes,
+        "notes": notes,
     }
 
 

@@ -75,15 +75,14 @@ def jobs(precisions: list[str], backends: list[str], device: str = "cuda") -> li
     for index, call in enumerate(coverage.calls()):
         for backend in backends:
             for algorithm in implementations.algorithms(call.table, backend, device):
-                if call.only(algorithm):
-                    label = f"{call.op} {call.label}"
-                    tiles = call.tiles and backend == "triton"
-                    found += [
-                        Job(index, label, backend, algorithm, p, every)
-                        for every in ((False, True) if tiles else (False,))
-                        for p in precisions
-                        if p != "tf32" or backend == "triton"
-                    ]
+                label = f"{call.op} {call.label}"
+                tiles = call.tiles and backend == "triton"
+                found += [
+                    Job(index, label, backend, algorithm, p, every)
+                    for every in ((False, True) if tiles else (False,))
+                    for p in precisions
+                    if call.takes(algorithm, DTYPES[p]) and (p != "tf32" or backend == "triton")
+                ]
     return sorted(found, key=lambda job: (job.tiles, precisions.index(job.precision)))
 
 
@@ -179,19 +178,21 @@ def examine(job: Job, device: torch.device | None = None) -> Report:
     warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current CUDA context")
     device = device or torch.device("cuda", torch.cuda.current_device())
     tolerance = TOLERANCE[job.precision]
+    if not coverage.has(device, DTYPES[job.precision], job.algorithm):
+        return Report(0, "", 0.0, [])
     with asked_for(job.precision):
         call = _Call(job, device)
         ran = call.ran()
         if ran != f"{job.backend}.{job.algorithm}":
             return Report(0, "", 0.0, [Wrong(f"the plan: {ran} ran", float("inf"))])
-        rounds: list[dict[str, Tile] | None] = [None]
+        every: list[dict[str, Tile] | None] = [None]
         if job.tiles:
             with tuning.trying({}) as trial:
                 call.ours()
-            rounds += _rounds(trial.asked)
+            every += rounds(trial.asked)
         wrong: list[Wrong] = []
         best = ("", 0.0)
-        for tiles in rounds:
+        for tiles in every:
             found, lost = _tried(call, tiles)
             worst = max(found, key=lambda key: found[key]) if found else ""
             if not lost and found[worst] <= tolerance:
@@ -201,7 +202,7 @@ def examine(job: Job, device: torch.device | None = None) -> Report:
             alone = [] if len(tiles) < 2 else _alone(call, tiles, tolerance)
             whole = Wrong(worst, found.get(worst, float("inf")), {k: spills.label(t) for k, t in tiles.items()}, lost)
             wrong += alone or [whole]
-    return Report(len(rounds), *best, wrong)
+    return Report(len(every), *best, wrong)
 
 
 def _tried(call: _Call, tiles: dict[str, Tile] | None) -> tuple[dict[str, float], str]:
@@ -226,7 +227,7 @@ def _alone(call: _Call, tiles: dict[str, Tile], tolerance: float) -> list[Wrong]
     return found
 
 
-def _rounds(asked: dict[str, list[Tile]]) -> list[dict[str, Tile]]:
+def rounds(asked: dict[str, list[Tile]]) -> list[dict[str, Tile]]:
     """Every tile of every launch in some round."""
     most = max((len(tiles) for tiles in asked.values()), default=0)
     return [{name: tiles[i % len(tiles)] for name, tiles in asked.items()} for i in range(most)]

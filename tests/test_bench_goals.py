@@ -1,0 +1,105 @@
+"""What `make gpu-check` says of the goals and draws, from the results of an H200 that lie in the repository."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palora.bench.device import figure, goals, report
+from palora.errors import PaloraError
+
+RESULTS = Path(__file__).parents[1] / "results" / "gpu-check" / "h200.json"
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    return found
+
+
+def row(name: str, part: str, **graph: float) -> dict[str, Any]:
+    """A measured row with nothing in it but times."""
+    head = {"name": name, "part": part, "precision": "bfloat16", "plan": "triton.factored"}
+    return {**head, "errors": {}, "tolerance": 1.0, "graph": graph, "eager": {}, "peak": {}, "notes": {}, "least": {}}
+
+
+def of(*rows: dict[str, Any]) -> dict[str, Any]:
+    return {"times": {f"linear {i} bfloat16": {"rows": [r]} for i, r in enumerate(rows)}, "values": {}}
+
+
+def line(content: dict[str, Any], goal: str) -> str:
+    (found,) = [text for text in goals.lines(content) if goal in text]
+    return found
+
+
+def test_the_results_of_the_h200(content: dict[str, Any]) -> None:
+    """The table of plans was another then: `ours` was the plan with merged weights for the large layers."""
+    both = [r for r in goals.table(content) if r["part"] == "forward + backward"]
+    assert len(both) == 13
+    (large,) = [r for r in both if r["name"] == "linear (4, 1024, 4096, 4096, 4, 8)"]
+    ratio = large["graph"]["ours"] / large["graph"]["floor"]
+    assert ratio == pytest.approx(8.54, abs=0.01)
+    said = line(content, "large, forward + backward, over the product")
+    assert said.startswith("NOT MET")
+    assert "(≤ 1.1): 0 of 4 rows, the worst 8.54, linear (4, 1024, 4096, 4096, 4, 8), forward + backward" in said
+    assert line(content, "64 requests over the product").split("worst ")[1].startswith("1.70")
+    assert line(content, "each its own λ").startswith("met")
+    assert line(content, "convolutions").startswith("not measured")
+    assert "0 of 4 rows" in line(content, "share of the bandwidth")
+
+
+def test_a_goal_is_met_by_all_rows_that_it_is_about() -> None:
+    wide, deep = "linear (4, 1024, 4096, 4096, 2, 8)", "linear (4, 1024, 4096, 4096, 4, 16)"
+    small = row("linear (5, 256, 256, 256, 2, 1)", "forward", ours=9.0, floor=1.0)
+    good = row(wide, "forward", ours=1.05, floor=1.0, eager=1.3)
+    found = of(good, row(deep, "forward", ours=1.08, floor=1.0, eager=1.2), small)
+    assert line(found, "R ≤ 32").startswith("met")
+    assert "1 of 1 rows, the worst 1.05" in line(found, "R ≤ 32")
+    assert line(found, "R = 64").startswith("met")
+    assert "1 of 2 rows, the worst 1.11" in line(found, "large, forward: plain PyTorch")
+    assert line(found, "large, forward: plain PyTorch").startswith("NOT MET")
+
+
+def test_a_convolution_is_compared_with_the_faster_of_two() -> None:
+    name = "conv2d 64→64 3×3 32×32, NHWC"
+    small = row("conv2d lenet 10→20 5×5, NHWC", "forward", ours=9.0, floor=1.0)
+    found = of(row(name, "forward", ours=1.0, floor=1.0), small)
+    found["times"]["plain conv2d 0 bfloat16"] = {"rows": [row(name, "forward", **{"floor, benchmark off": 0.8})]}
+    assert "0 of 1 rows, the worst 1.25" in line(found, "convolutions")
+
+
+def test_tuned_gains_may_be_missed_by_one_in_ten() -> None:
+    found: dict[str, Any] = of()
+    for index in range(10):
+        gain = 1.5 if index == 0 else 1.02
+        found["times"][f"tune linear {index} bfloat16"] = {"gain": gain, "name": "x", "plans": {"a": "split"}}
+    assert line(found, "untuned").startswith("met")
+    found["times"]["tune linear 1 bfloat16"]["gain"] = 1.2
+    assert line(found, "untuned").startswith("NOT MET")
+
+
+def test_failures_come_before_the_goals(content: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.show(content) == 1
+    text = capsys.readouterr().out
+    assert text.index("1 wrong") < text.index("WRONG triton.basis conv2d") < text.index("NOT MET")
+
+
+def test_the_figure_has_a_row_for_each_op_and_each_step(content: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for rays in (11, 5):
+        step = row(f"MLP step (SARCOS), {rays} rays", "step", ours=2e-3, authors=9e-3, floor=1e-3)
+        content["times"][f"mlp {rays} bfloat16"] = {**step, "peak": {"ours": 2**20, "authors": 2**21, "floor": 2**20}}
+    drawn = figure.check_figure(content, tmp_path / "results.svg")
+    assert drawn is not None
+    ops, steps = drawn.axes
+    assert len(ops.get_yticks()) == 13
+    assert steps.get_yticklabels()[0].get_text() == "MLP step (SARCOS), 5 rays"
+    text = (tmp_path / "results.svg").read_text()
+    for said in ("NVIDIA H200", "torch 2.11.0", "triton 3.6.0", "4096→4096, 64 rays × 1, T3 r8", "1 / 2 / 1 MiB"):
+        assert said in text
+    assert figure.check_figure(of(), tmp_path / "none.svg") is None
+    with pytest.raises(PaloraError, match="should end in"):
+        figure.check_figure(content, tmp_path / "results.gif")
