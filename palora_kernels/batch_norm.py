@@ -102,8 +102,6 @@ class _Fused(torch.autograd.Function):
         needs = ctx.needs_input_grad
         again = torch.is_grad_enabled()
         if again or batched(grads[0]):  # to be differentiated again, or for many gradients: by torch's own operations
-            if not again:
-                x, weight, bias = (None if t is None else t.detach().requires_grad_() for t in (x, weight, bias))
             with torch.enable_grad():
                 y = _looped(x, weight, bias, None, ctx.rays, 0.0, ctx.eps)
             inputs = [t for t, needed in zip((x, weight, bias), needs, strict=False) if needed]
