@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from palora.layers import private
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Mode, RayState, Slot
-from palora.layers.wiring import connect, ray_layers, states_of
+from palora.layers.wiring import connect, ray_modules, states_of
 from palora.precision import widest
 
 
@@ -24,8 +24,7 @@ def _state(model: nn.Module) -> RayState:
         )
     if len(states) == 1 and states[0] is not None:
         return states[0]
-    layers = ray_layers(model)
-    tasks = {layer.tasks for layer in layers.values()}
+    tasks = {layer.tasks for layer in ray_modules(model)}
     if len(tasks) > 1:
         raise ValueError(f"`model` has adapted layers of different numbers of tasks: {sorted(tasks)}.")
     state = RayState(tasks.pop())
@@ -72,7 +71,7 @@ class at:
 
     def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False) -> None:
         self.state = _state(model)
-        layer = next(iter(ray_layers(model).values()))
+        layer = ray_modules(model)[0]
         tensor = _as_tensor(rays, layer)
         tasks = self.state.tasks
         allowed = (2,) if per_sample else (1, 2)

@@ -22,6 +22,11 @@ def ray_layers(model: nn.Module) -> dict[str, RayLayer]:
     return {name: module for name, module in named_inside(model) if isinstance(module, RayLayer)}
 
 
+def ray_modules(model: nn.Module) -> list[RayLayer]:
+    """The same without names: what `palora.at` asks for in every step, and what torch.compile can trace."""
+    return [module for module in model.modules() if isinstance(module, RayLayer)]
+
+
 def adapted_layers(model: nn.Module) -> dict[str, Adapter]:
     """Every adapted layer of a model by name; of a wrapped one (torch.compile, DDP, ...) by its name inside."""
     return {name: module for name, module in named_inside(model) if isinstance(module, Adapter)}
@@ -63,7 +68,7 @@ def disconnect(model: nn.Module) -> None:
 def states_of(model: nn.Module) -> list[RayState | None]:
     """The distinct states of a model's adapted layers; None stands for layers that were never connected."""
     found: list[RayState | None] = []
-    for layer in ray_layers(model).values():
+    for layer in ray_modules(model):
         if all(layer.rays_state is not state for state in found):
             found.append(layer.rays_state)
     return found
