@@ -58,7 +58,7 @@ def _looped(
         factor = momentum
         if factor is None:
             factor = 0.0 if running is None or running.seen is None else 1.0 / (float(running.seen) + ray + 1)
-        mean, var = (None, None) if running is None else running[:2]
+        mean, var = (None, None) if running is None else (running.mean, running.var)
         parts.append(F.batch_norm(part, mean, var, weight, bias, True, factor, eps))
     return torch.cat(parts)
 
