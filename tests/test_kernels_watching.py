@@ -233,13 +233,20 @@ def test_torchjd_backward_is_that_of_separate_losses(rays: Any, chunk: int | Non
 
 
 @pytest.mark.needs("torchjd")
+@pytest.mark.parametrize("backend", ["eager", "native"])
 @pytest.mark.parametrize("batched", [0, None])
+@pytest.mark.parametrize("kind", ["linear", "conv", "dora", "dora conv", "ensemble"])
 @pytest.mark.parametrize("rays", [(0.3, 0.7), [(0.3, 0.7), (1.0, 0.0), (0.5, 0.5)]])
-def test_torchjd_gramian_is_right_or_refused(rays: Any, batched: int | None) -> None:
+def test_torchjd_gramian_is_right_or_refused(
+    rays: Any, kind: str, batched: int | None, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The Gramian engine runs layers again, sample by sample: the right Gramian, or one sentence."""
     from torchjd.autogram import Engine
 
-    model, losses = _two_losses(rays, mean=1)
+    if backend not in BACKENDS:
+        pytest.skip(pk.backends()[backend])
+    monkeypatch.setenv("PALORA_BACKEND", backend)
+    model, losses = _two_losses(rays, mean=1, kind=kind)
     rows = [torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in losses()]
     J = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
     engine = Engine(model, batch_dim=batched)
@@ -249,16 +256,22 @@ def test_torchjd_gramian_is_right_or_refused(rays: Any, batched: int | None) -> 
     except (RuntimeError, ValueError) as error:
         said = str(error)
     if gramian is None:
-        assert "rays" in said or "rows" in said
+        assert "rays" in said or "rows" in said or "no rules for torch.func" in said
+        assert batched == 0
     else:
         torch.testing.assert_close(gramian, J @ J.T)
 
 
-def _two_losses(rays: Any, mean: int = 0) -> tuple[nn.Module, Any]:
-    model = palora.adapt(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)).double(), 2, 2)
+def _two_losses(rays: Any, mean: int = 0, kind: str = "linear") -> tuple[nn.Module, Any]:
+    layers = [nn.Conv2d(5, 4, 1), nn.Tanh(), nn.Flatten(), nn.Linear(4, 2)] if "conv" in kind else None
+    model = nn.Sequential(*(layers or [nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2)])).double()
+    if kind == "ensemble":
+        palora.layers.ensemble(model, 2)
+    else:
+        palora.adapt(model, 2, 2, family="dora" if "dora" in kind else "lora")
     for p in adapter_parameters(model):
         nn.init.normal_(p, std=0.3)
-    x = torch.randn(4, 5, dtype=torch.float64)
+    x = torch.randn(4, 5, *([1, 1] if "conv" in kind else []), dtype=torch.float64)
 
     def losses() -> Tensor:
         with palora.at(model, rays):

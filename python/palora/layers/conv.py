@@ -108,7 +108,7 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
         rows, rays, shared = route(self, x)
         rows, padding = padded(self, rows)
         A, B = self.factors()
-        return palora_kernels.conv2d(
+        y = palora_kernels.conv2d(
             rows,
             self.weight,
             self.bias,
@@ -121,3 +121,4 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
+        return self.for_hooks(y)

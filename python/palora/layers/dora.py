@@ -54,7 +54,7 @@ class DoRALinear(_Magnitude, PaLoRALinear):
         """x (P, ..., in_features) -> (M*n, ..., out_features), ray-major."""
         rows, rays, shared = route(self, x)
         weights, own = self.merged_weight(rays), self._every_ray_its_own(rays)
-        return palora_kernels.linear_delta(rows, None, self.bias, weights, own, shared=shared)
+        return self.for_hooks(palora_kernels.linear_delta(rows, None, self.bias, weights, own, shared=shared))
 
 
 class DoRAConv2d(_Magnitude, PaLoRAConv2d):
@@ -64,7 +64,7 @@ class DoRAConv2d(_Magnitude, PaLoRAConv2d):
         """x (P, C, H, W) -> (M*n, O, Ho, Wo), ray-major."""
         rows, rays, shared = route(self, x)
         rows, padding = padded(self, rows)
-        return palora_kernels.conv2d_delta(
+        y = palora_kernels.conv2d_delta(
             rows,
             None,
             self.bias,
@@ -76,3 +76,4 @@ class DoRAConv2d(_Magnitude, PaLoRAConv2d):
             groups=self.groups,
             shared=shared,
         )
+        return self.for_hooks(y)

@@ -54,4 +54,5 @@ class PaLoRALinear(Adapter, nn.Linear):
         """x (P, ..., in_features) -> (M*n, ..., out_features), ray-major."""
         rows, rays, shared = route(self, x)
         A, B = self.factors()
-        return palora_kernels.linear(rows, self.weight, self.bias, A, B, self.scaled(rays), shared=shared)
+        y = palora_kernels.linear(rows, self.weight, self.bias, A, B, self.scaled(rays), shared=shared)
+        return self.for_hooks(y)

@@ -14,6 +14,11 @@ class RayLayer(nn.Module):
     tasks: int
     rays_state: RayState | None
 
+    def for_hooks(self, y: Tensor) -> Tensor:
+        """The output as forward hooks see it, with a node of C++ in the graph: edges to an op's node in Python, as
+        torch.autograd.graph.get_gradient_edge gives them, are never equal, which TorchJD's Gramian engine needs."""
+        return y.view_as(y) if self._forward_hooks else y
+
     def merged(self, ray: Tensor) -> nn.Module:
         """The plain torch module for one ray (T,); it takes this layer's place, and may be this object."""
         raise NotImplementedError
