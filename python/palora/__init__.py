@@ -30,6 +30,7 @@ _HOME = {
     "rows": "palora.layers",
     "save_adapters": "palora.layers",
     "split": "palora.layers",
+    "summary": "palora.layers",
     "simplex_grid": "palora.rays",
     "Front": "palora.evaluation",
     "hypervolume": "palora.evaluation",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
         rows,
         save_adapters,
         split,
+        summary,
     )
     from palora.rays import simplex_grid
 

@@ -7,7 +7,8 @@
 - ``trial``, ``trial_pass``, ``replica``, ``watching``, ``comparing``: whose rows are whose, tried out before the first
   stacked pass; ``check``, ``checking``, ``recording``: the same and more, when asked;
   ``by_hand``, ``layouts``: where it has to be said. ``reads``: weights that are read behind an adapter's back.
-- ``merging``, ``storing``: one preference as a plain model; adapters in a file.
+- ``merging`` (with ``baking``, ``ties``), ``storing`` (with ``base``): one preference as a plain model; adapters in a
+  file. ``inside``: the model in its wrappers. ``summarising``: what was adapted.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from palora.layers.norm import RayBatchNorm1d, RayBatchNorm2d, RayBatchNorm3d, R
 from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.routing import RowsError
 from palora.layers.storing import load_adapters, save_adapters
+from palora.layers.summarising import Summary, summary
 from palora.layers.wiring import adapted_layers, adapter_parameters, ray_layers
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "RaySyncBatchNorm",
     "Report",
     "RowsError",
+    "Summary",
     "UnsupportedModuleError",
     "UnusedAdapterWarning",
     "adapt",
@@ -58,4 +61,5 @@ __all__ = [
     "rows",
     "save_adapters",
     "split",
+    "summary",
 ]

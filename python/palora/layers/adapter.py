@@ -59,6 +59,11 @@ class Adapter(RayLayer):
         """What the adapter adds to the layer, by name."""
         return {"lora_A": self.lora_A, "lora_B": self.lora_B}
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """lora_A and lora_B in the weight's dtype: adapters may be kept in float32 on a base in 16 bits."""
+        dtype = self.base_weight().dtype
+        return self.lora_A.to(dtype), self.lora_B.to(dtype)
+
     def merged_weight(self, ray: Tensor) -> Tensor:
         """W_lambda, the weight's shape, for one ray (T,)."""
         return palora_kernels.merge(self.base_weight(), self.lora_A, self.lora_B, self.scaled(ray))

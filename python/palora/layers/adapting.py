@@ -10,13 +10,15 @@ from torch import nn
 from palora.layers import fast_paths
 from palora.layers.adapter import Adapter, check_settings
 from palora.layers.arguments import Rules
+from palora.layers.base import note_base
 from palora.layers.conv import PaLoRAConv2d, check_form
 from palora.layers.dora import DoRAConv2d, DoRALinear
+from palora.layers.inside import inside, named_inside
 from palora.layers.layouts import Where, check_where
 from palora.layers.linear import PaLoRALinear
 from palora.layers.norm import SWAPS, RayNorm, swap_in
 from palora.layers.ray_layer import RayLayer
-from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing
+from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing, refuse_wrapped
 from palora.layers.state import RayState
 from palora.layers.wiring import adapted_layers, connect, ray_layers
 
@@ -56,12 +58,12 @@ def _task_names(tasks: int | Sequence[str]) -> tuple[str, ...]:
 
 
 def _chosen(model: nn.Module, include: Patterns, exclude: Patterns) -> dict[str, nn.Module]:
-    layers = {name: module for name, module in model.named_modules() if adaptable(module)}
+    everything = dict(named_inside(model))
+    layers = {name: module for name, module in everything.items() if adaptable(module)}
     wanted, unwanted = _patterns("include", include), _patterns("exclude", exclude)
     names = list(layers)
-    everything = [name for name, _ in model.named_modules() if name]
     _check_patterns_hit("include", wanted, names)
-    _check_patterns_hit("exclude", unwanted, everything)
+    _check_patterns_hit("exclude", unwanted, [name for name in everything if name])
     chosen = {
         name: module
         for name, module in layers.items()
@@ -113,7 +115,7 @@ def _layouts(rows: Mapping[str, Where] | None, model: nn.Module) -> dict[str, Wh
     layouts = dict(rows or {})
     for where in layouts.values():
         check_where("rows", where)
-    _check_patterns_hit("rows", list(layouts), [name for name, _ in model.named_modules()])
+    _check_patterns_hit("rows", list(layouts), [name for name, _ in named_inside(model)])
     return layouts
 
 
@@ -144,7 +146,8 @@ def adapt(
     normalisations become ray-wise. Layers placed by hand (PaLoRALinear, PaLoRAConv2d) are connected as they are.
 
     Args:
-        model: any module. tasks: T, or the tasks' names. rank: r. alpha: scale alpha/r of each adapter's product.
+        model: any module; of a wrapped one (torch.compile, AveragedModel) the model inside is adapted.
+        tasks: T, or the tasks' names. rank: r. alpha: scale alpha/r of each adapter's product.
         form: "matricised" or "loralib", how a convolution's kernel is low-rank (see PaLoRAConv2d).
         include, exclude: patterns (``*``, ``?``) on module names; a name also covers the modules inside it.
         expand_at: patterns on the modules where n rows become M*n; by default the model itself. Deeper points let an
@@ -160,13 +163,18 @@ def adapt(
         trial: False leaves out the trial before a model's first stacked pass (see `palora.layers.trial`).
 
     Returns:
-        The same model (if it is itself a single layer: that layer, of the adapted class).
+        The same model (if it is itself a single layer: that layer, of the adapted class). `palora.summary` says what
+        was adapted and what was not.
 
     Raises:
         ValueError: bad settings, a pattern that matches nothing, or a model adapted already.
-        UnsupportedModuleError: a module that mixes samples, or a layer whose adapter would be ignored.
+        UnsupportedModuleError: a module that mixes samples, a layer whose adapter would be ignored, or a model that DDP
+            or FSDP wraps already, or PEFT has adapted.
         RowsError: not here, but of a stacked pass, where rows turn out to belong to no ray.
     """
+    whole_model = model
+    refuse_wrapped(model)
+    model = inside(model)
     names = _task_names(tasks)
     check_settings(len(names), rank, alpha)
     check_form(form)
@@ -194,7 +202,7 @@ def adapt(
         elif isinstance(module, RayNorm):
             module.rays_state = state
     connect(model, state, points, axes, kept, trial)
-    for name, module in model.named_modules() if layouts else ():
+    for name, module in named_inside(model) if layouts else ():
         if isinstance(module, (RayLayer, RayNorm)):
             module.row_layout = _layout_of(name, layouts)
     fast_paths.disable(model)
@@ -203,7 +211,8 @@ def adapt(
         for layer in adapted_layers(model).values():
             for parameter in layer.own_parameters().values():
                 parameter.requires_grad_(True)
-    return model
+    note_base(model)
+    return whole_model
 
 
 def _check_family(family: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from palora.trees import walk
+
 # torch's convention: two-dimensional masks under these names are (L, L) or (L, S), never batch-first.
 _UNBATCHED_MASKS = ("attn_mask", "src_mask", "tgt_mask", "memory_mask", "mask")
 
@@ -110,24 +112,15 @@ class Rules:
         return found
 
     def map(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[str, Tensor], Tensor]
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        change: Callable[[str, Tensor], Tensor],
+        leaf: Callable[[Any], Any] | None = None,
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """``change(path, tensor)`` for every tensor in the arguments, through tuples, lists and dicts."""
-        new_args = tuple(walk(self.name(i), value, change) for i, value in enumerate(args))
-        return new_args, {name: walk(name, value, change) for name, value in kwargs.items()}
-
-
-def walk(path: str, value: Any, change: Callable[[str, Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(path, value)
-    if isinstance(value, tuple):
-        items = [walk(f"{path}.{i}", item, change) for i, item in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [walk(f"{path}.{i}", item, change) for i, item in enumerate(value)]
-    if isinstance(value, dict):
-        return {key: walk(f"{path}.{key}", item, change) for key, item in value.items()}
-    return value
+        """``change(path, tensor)`` for every tensor in the arguments, ``leaf(value)`` for what holds none."""
+        new_args = tuple(walk(self.name(i), value, change, leaf) for i, value in enumerate(args))
+        return new_args, {name: walk(name, value, change, leaf) for name, value in kwargs.items()}
 
 
 def _fits(path: str, pattern: str) -> bool:

@@ -17,8 +17,9 @@ from palora.layers.expansion import EnterPass
 from palora.layers.merging import merge
 from palora.layers.recording import Event, Recorder, first_parting, side_by_side
 from palora.layers.routing import RowsError
-from palora.layers.trial_pass import undisturbed
+from palora.layers.trial_pass import own, undisturbed
 from palora.layers.watching import Watch
+from palora.trees import map_tensors
 
 MIXED = "Rows of the batch see each other there, or are put elsewhere: statistics, softmax, attention or an index over "
 MIXED += "dimension 0."
@@ -66,14 +67,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _double_all(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return _double(value).clone()
-    if isinstance(value, dict):
-        return {k: _double_all(v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [_double_all(v) for v in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return copy.deepcopy(value)
+    return own(map_tensors(lambda tensor: _double(tensor).clone(), value))
 
 
 @dataclass

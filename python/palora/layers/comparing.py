@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from palora.trees import map_tensors
+
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
@@ -174,11 +176,12 @@ def compare_outputs(stacked: Any, first: Any, second: Any) -> Problem | None:
 
 
 def leaves(value: Any) -> list[Tensor]:
-    """The tensors of an output, through tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in leaves(item)]
-    return []
+    """The tensors of an output, in order, through containers of all kinds."""
+    found: list[Tensor] = []
+
+    def noted(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(noted, value)
+    return found

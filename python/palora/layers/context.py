@@ -12,7 +12,8 @@ from palora.layers import private
 from palora.layers.by_hand import checked_index
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Mode, RayState, Slot
-from palora.layers.wiring import connect, ray_layers, states_of
+from palora.layers.wiring import connect, ray_modules, states_of
+from palora.precision import widest
 
 
 def _state(model: nn.Module) -> RayState:
@@ -24,8 +25,7 @@ def _state(model: nn.Module) -> RayState:
         )
     if len(states) == 1 and states[0] is not None:
         return states[0]
-    layers = ray_layers(model)
-    tasks = {layer.tasks for layer in layers.values()}
+    tasks = {layer.tasks for layer in ray_modules(model)}
     if len(tasks) > 1:
         raise ValueError(f"`model` has adapted layers of different numbers of tasks: {sorted(tasks)}.")
     state = RayState(tasks.pop())
@@ -35,10 +35,16 @@ def _state(model: nn.Module) -> RayState:
 
 def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
     tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
-    if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.to(torch.float32)
     device = layer.weight.device
+    tensor = tensor.to(ray_dtype(tensor, device))
     return tensor.to(device, non_blocking=may_run_ahead(tensor, device))
+
+
+def ray_dtype(rays: Tensor, device: torch.device) -> torch.dtype:
+    """float32 or wider, as given; float32 on a device that has nothing wider."""
+    if not rays.is_floating_point() or rays.dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    return widest(device) if rays.dtype == torch.float64 else rays.dtype
 
 
 def may_run_ahead(tensor: Tensor, device: torch.device) -> bool:
@@ -68,7 +74,7 @@ class at:
 
     def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False, rows: Any = None) -> None:
         self.state = _state(model)
-        layer = next(iter(ray_layers(model).values()))
+        layer = ray_modules(model)[0]
         tensor = _as_tensor(rays, layer)
         tasks = self.state.tasks
         allowed = (2,) if per_sample else (1, 2)

@@ -107,12 +107,13 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             )
         rows, rays, shared, layout = route(self, x)
         rows, padding = padded(self, rows)
+        A, B = self.factors()
         y = palora_kernels.conv2d(
             rows,
             self.base_weight(),
             self.bias,
-            self.lora_A,
-            self.lora_B,
+            A,
+            B,
             self.scaled(rays),
             stride=self.stride,  # type: ignore[arg-type]
             padding=padding,
@@ -120,4 +121,5 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
+        y = self.for_hooks(y)
         return y if layout is None else layout.restored(y)

@@ -35,7 +35,7 @@ class _Magnitude(Adapter):
         rays = ray if ray.dim() == 2 else ray[None]
         V = palora_kernels.merge(self.base_weight(), self.lora_A, self.lora_B, self.scaled(rays))
         scale = self.magnitude / _lengths(V).clamp_min(torch.finfo(V.dtype).tiny)
-        W = V * scale.view(*scale.shape, *(1,) * (V.dim() - 2))
+        W = (V * scale.view(*scale.shape, *(1,) * (V.dim() - 2))).to(V.dtype)
         return W if ray.dim() == 2 else W[0]
 
     def _every_ray_its_own(self, rays: Tensor) -> Tensor:
@@ -55,6 +55,7 @@ class DoRALinear(_Magnitude, PaLoRALinear):
         rows, rays, shared, layout = route(self, x)
         weights, own = self.merged_weight(rays), self._every_ray_its_own(rays)
         y = palora_kernels.linear_delta(rows, None, self.bias, weights, own, shared=shared)
+        y = self.for_hooks(y)
         return y if layout is None else layout.restored(y)
 
 
@@ -77,4 +78,5 @@ class DoRAConv2d(_Magnitude, PaLoRAConv2d):
             groups=self.groups,
             shared=shared,
         )
+        y = self.for_hooks(y)
         return y if layout is None else layout.restored(y)

@@ -35,7 +35,7 @@ class EnsembleLinear(RayLayer, nn.Linear):
         """x (P, ..., K) -> (M*n, ..., O), ray-major."""
         rows, rays, shared, _ = route(self, x)
         bias = None if self.bias is None else mix(rays, self.bias)
-        return palora_kernels.linear_delta(rows, None, bias, self.base_weight(), rays, shared=shared)
+        return self.for_hooks(palora_kernels.linear_delta(rows, None, bias, self.base_weight(), rays, shared=shared))
 
     def merged(self, ray: Tensor) -> nn.Module:
         return _merged(self, ray, nn.Linear)
@@ -51,7 +51,7 @@ class EnsembleConv2d(RayLayer, nn.Conv2d):
         """x (P, C, H, W) -> (M*n, O, Ho, Wo), ray-major."""
         rows, rays, shared, _ = route(self, x)
         rows, padding = padded(self, rows)
-        return palora_kernels.conv2d_delta(
+        y = palora_kernels.conv2d_delta(
             rows,
             None,
             None if self.bias is None else mix(rays, self.bias),
@@ -63,6 +63,7 @@ class EnsembleConv2d(RayLayer, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
+        return self.for_hooks(y)
 
     def merged(self, ray: Tensor) -> nn.Module:
         return _merged(self, ray, nn.Conv2d)

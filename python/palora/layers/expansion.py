@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from palora.layers import private, trial
 from palora.layers.arguments import Growth, Rules
+from palora.layers.ray_layer import RayLayer
 from palora.layers.routing import RowsError
 from palora.layers.state import Expanded, RayState, Slot
+from palora.trees import hidden_tensors, map_tensors
 
 
 class UnusedAdapterWarning(UserWarning):
@@ -71,12 +74,16 @@ class LeavePass:
         if slot.depth > 0 or torch.compiler.is_compiling() or slot.revived or slot.trial is not None:
             return
         if output is not None and len(slot.used) < len(self.names):  # None: the pass failed
-            self._report(slot.used)
+            self._report(module, slot.used)
 
-    def _report(self, used: set[str]) -> None:
+    def _report(self, model: nn.Module, used: set[str]) -> None:
         idle = [name for name in self.names if name not in used and name not in self.state.reported]
+        self.state.reported.update(idle)
+        if idle:  # compiled code does not say which layers it runs
+            compiled = tuple(name for name, module in model.named_modules() if _is_compiled(module))
+            hidden = {layer.rays_name for name in compiled for layer in _ray_layers(model.get_submodule(name))}
+            idle = [name for name in idle if name not in hidden]
         if idle:
-            self.state.reported.update(idle)
             some = ", ".join(repr(name) for name in idle[:8]) + (f" and {len(idle) - 8} more" if len(idle) > 8 else "")
             warnings.warn(
                 f"A pass did not apply the adapters of {some}: the layers were not called, though their weights may "
@@ -84,6 +91,14 @@ class LeavePass:
                 UnusedAdapterWarning,
                 stacklevel=2,
             )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def _ray_layers(module: nn.Module) -> list[RayLayer]:
+    return [child for child in module.modules() if isinstance(child, RayLayer)]
 
 
 class EnterExpansion:
@@ -189,11 +204,20 @@ def expand_arguments(
             slot.expanded.append(Expanded(many, value, version))
         return many
 
-    return rules.map(args, kwargs, grown)
+    def refuse(leaf: Any) -> Any:
+        if isinstance(leaf, PackedSequence) or any(t.shape[0] == growth.rows for t in hidden_tensors(leaf)):
+            raise TypeError(
+                f"The model was called under {slot.count} rays with a {type(leaf).__name__}, whose tensors cannot be "
+                "expanded to a row a ray. Pass tensors, or tuples, lists, mappings or dataclasses of them."
+            )
+        return leaf
+
+    return rules.map(args, kwargs, grown, refuse)
 
 
 def split(outputs: Any, rays: int) -> Any:
-    """Undo the stacking of rays: every tensor (M*n, ...) -> (M, n, ...), through tuples, lists and dicts.
+    """Undo the stacking of rays: every tensor (M*n, ...) -> (M, n, ...), through tuples, lists, mappings and
+    dataclasses, which keep their types (Hugging Face's model outputs among them).
 
     Args:
         outputs: what the adapted model returned under M rays.
@@ -201,18 +225,24 @@ def split(outputs: Any, rays: int) -> Any:
 
     Raises:
         ValueError: a tensor whose first dimension is not a multiple of ``rays``.
+        TypeError: an object of another kind that holds tensors.
     """
-    if isinstance(outputs, Tensor):
-        if outputs.dim() == 0 or outputs.shape[0] % rays:
+    if isinstance(rays, bool) or not isinstance(rays, int) or rays < 1:
+        raise ValueError(f"`rays` should be the number of rays, an integer >= 1. Found {rays!r}.")
+
+    def apart(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] % rays:
             raise ValueError(
-                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(outputs.shape)}."
+                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(tensor.shape)}."
             )
-        return outputs.unflatten(0, (rays, outputs.shape[0] // rays))
-    if isinstance(outputs, tuple):
-        items = [split(item, rays) for item in outputs]
-        return type(outputs)(*items) if hasattr(outputs, "_fields") else tuple(items)
-    if isinstance(outputs, list):
-        return [split(item, rays) for item in outputs]
-    if isinstance(outputs, dict):
-        return {key: split(item, rays) for key, item in outputs.items()}
-    return outputs
+        return tensor.unflatten(0, (rays, tensor.shape[0] // rays))
+
+    def refuse(leaf: Any) -> Any:
+        if hidden_tensors(leaf):
+            raise TypeError(
+                f"`outputs` should be tensors, or tuples, lists, mappings or dataclasses of them. Found a "
+                f"{type(leaf).__name__} that holds tensors, which palora.split cannot take apart."
+            )
+        return leaf
+
+    return map_tensors(apart, outputs, refuse)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from palora.layers.layouts import Layout, Where
 from palora.layers.state import RayState, Slot
+from palora.precision import widest
 from palora_kernels.batch_norm import Running, ray_batch_norm
 
 
@@ -91,7 +92,7 @@ class RayNorm(nn.Module):
         before, seen_before = [mean.clone(), var.clone()], seen.clone()
         y = super().forward(x)
         with torch.no_grad():
-            steps = torch.arange(1, rays + 1, device=x.device, dtype=torch.float64)
+            steps = torch.arange(1, rays + 1, device=x.device, dtype=widest(x.device))
             factors = 1 / (seen_before + steps) if self.momentum is None else torch.full_like(steps, self.momentum)
             if self.momentum != 0:
                 remaining = (1 - factors).prod()

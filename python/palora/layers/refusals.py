@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from palora.layers.inside import named_inside, synchroniser
 from palora.layers.norm import SWAPS, RayNorm
 
 SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)
@@ -78,6 +79,18 @@ def refuse_mixing(model: nn.Module, batch_second: Callable[[str], bool] = lambda
             )
 
 
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise UnsupportedModuleError where adapters come too late: their gradients would stay with each process."""
+    wrapper = synchroniser(model)
+    if wrapper is None and any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        wrapper = "fully_shard"
+    if wrapper is not None:
+        raise UnsupportedModuleError(
+            f"`model` is under {wrapper} already, which would not synchronise the adapters' gradients; adapt the plain "
+            "model first, then wrap it."
+        )
+
+
 def adaptable(module: nn.Module) -> bool:
     """Whether this is a layer that adapters are meant for (it may still be refused)."""
     return isinstance(module, (nn.Linear, nn.Conv2d))
@@ -92,6 +105,11 @@ def refuse_layer(name: str, module: nn.Module, owners: dict[int, tuple[str, nn.M
             f"would be ignored; leave attention unadapted with exclude=['{owner_name or '*'}*'], or write its "
             "projections as nn.Linear."
         )
+    if _of_peft(owner):
+        raise UnsupportedModuleError(
+            f"{name!r} belongs to PEFT's {type(owner).__name__} {owner_name!r}; merge PEFT's adapters first, with "
+            "merge_and_unload(), or leave it unadapted with exclude=[...]."
+        )
     if type(module) not in (nn.Linear, nn.Conv2d):
         raise UnsupportedModuleError(
             f"{name!r} is a {type(module).__name__}, a subclass with behaviour of its own (quantised, parametrised or "
@@ -99,7 +117,7 @@ def refuse_layer(name: str, module: nn.Module, owners: dict[int, tuple[str, nn.M
         )
     if "weight" not in module._parameters:
         raise UnsupportedModuleError(
-            f"The weight of {name!r} is not a parameter of its own (weight or spectral normalisation); "
+            f"The weight of {name!r} is not a parameter of its own (weight or spectral normalisation, or pruning); "
             f"remove that first, or exclude it with exclude=[{name!r}]."
         )
     weight = module._parameters["weight"]
@@ -114,10 +132,20 @@ def _base(module: nn.Module) -> str:
 
 
 def owners_of(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
-    """id of a module -> (name, parent module), for parents that read their children's weights."""
+    """id of a module -> (name, parent module), for parents that read their children's weights, and PEFT's layers."""
     found: dict[int, tuple[str, nn.Module]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            for child in module.children():
-                found[id(child)] = (name, module)
+    for name, module in named_inside(model):
+        if isinstance(module, nn.MultiheadAttention) or _of_peft(module):
+            for child in module.modules():
+                found.setdefault(id(child), (name, module))
     return found
+
+
+def _of_peft(module: nn.Module | None) -> bool:
+    """Whether this is a layer of PEFT: the wrapped one under "base_layer", its own adapters beside it by name."""
+    if module is None or not isinstance(module._modules.get("base_layer"), nn.Module):
+        return False
+    return type(module).__module__.split(".")[0] == "peft" or any(
+        isinstance(child, (nn.ModuleDict, nn.ParameterDict)) and name.startswith(("lora_", "ia3_", "hada_", "oft_"))
+        for name, child in module._modules.items()
+    )

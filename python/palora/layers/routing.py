@@ -81,13 +81,15 @@ def route(module: RayLayer, x: Tensor) -> Route:
                 "rows belong to no ray. Call the adapted model itself, or name a module around this layer in "
                 "`expand_at` of palora.adapt."
             )
+    if slot.count == 0 and x.shape[0] == 0:  # an empty batch, with a ray for each of its rows
+        return Route(x, slot.rays.new_zeros(1, slot.rays.shape[1]), False, None)
     layout = None
     if module.row_layout is not None and slot.index is None and slot.mode != "one":
         layout = Layout(module.row_layout, slot.batch)
         x = layout.batch_first(x, describe(module))
     if slot.trial is not None:
         slot.trial.saw(module, slot, x)
-    if slot.batch and x.shape[0] % slot.batch:
+    if x.shape[0] % slot.batch if slot.batch else x.shape[0]:
         raise RowsError(_misfit(module, slot, x), module.rays_name)
     if slot.known is not None and slot.index is None and x.shape[0] != slot.batch:
         slot.known.confirm(module, slot, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import types
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -224,7 +225,7 @@ class Runner:
             model = replica(self.model, self.dtype)
             trial.watch = Watch(model)
             args, kwargs = self.rules.map(args, kwargs, lambda _, v: self._converted(v))
-            args, kwargs = _own(args), _own(kwargs)
+            args, kwargs = own(args), own(kwargs)
         except Exception as error:
             raise NoReplica from error
         slot = Slot(rays, "many" if trial.role == "stacked" else "one", -1)
@@ -241,16 +242,15 @@ class Runner:
         return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
 
 
-def _own(value: Any) -> Any:
-    """Objects other than tensors and plain values may be changed by a pass (caches): a copy of them."""
-    if isinstance(value, (Tensor, *_SIMPLE)):
+def own(value: Any) -> Any:
+    """Arguments that a pass may change, other than tensors: copies of containers, and of objects such as caches."""
+    if isinstance(value, (Tensor, *_SIMPLE)) or (callable(value) and not hasattr(value, "__dict__")):
         return value
-    if isinstance(value, dict):
-        return {k: _own(v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [_own(v) for v in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value if callable(value) else copy.deepcopy(value)
+    if type(value) is dict:
+        return {k: own(v) for k, v in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(own(v) for v in value)
+    return value if isinstance(value, (nn.Module, type, types.FunctionType)) else copy.deepcopy(value)
 
 
 @contextmanager
