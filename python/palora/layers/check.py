@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from palora.layers.adapter import Adapter
 from palora.layers.checking import Call, Comparison, Parted
 from palora.layers.context import _as_tensor
+from palora.layers.inside import inside
 from palora.layers.replica import functional_hook
 from palora.layers.wiring import adapted_layers, ray_layers
 
@@ -79,7 +80,7 @@ def check(model: nn.Module, inputs: Any, rays: Any = None, targets: Any = None) 
     if not ray_layers(model):
         raise ValueError(f"`model` ({type(model).__name__}) has no adapted layers. Call palora.adapt first.")
     report = Report()
-    base = _copied(model)
+    base = _copied(inside(model))
     first = next(iter(ray_layers(base).values()))
     given = _default_rays(first.tasks) if rays is None else _as_tensor(rays, first)
     if given.dim() != 2 or given.shape[1] != first.tasks or not len(given):
