@@ -221,6 +221,23 @@ def test_a_weight_that_the_parent_reads_is_found_at_its_layer() -> None:
     assert "forward of '1'" in str(report)
 
 
+def test_random_models_are_settled_or_passed_over() -> None:
+    settled = nn.Sequential(nn.Linear(5, 6), nn.Dropout(0.5), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    report = palora.check(palora.adapt(settled, 2, 2), torch.randn(4, 5))
+    assert report.ok
+    assert "training: gradients and buffers agree" in report.notes
+    report = palora.check(
+        palora.adapt(nn.Sequential(nn.Linear(5, 6), nn.RReLU(), nn.Linear(6, 3)), 2, 2), torch.randn(4, 5)
+    )
+    assert report.ok
+    assert any(note.startswith("training: not compared") for note in report.notes)
+
+
+def test_wrapped_models_are_checked_inside() -> None:
+    model = torch.compile(palora.adapt(nn.Sequential(nn.Linear(5, 3)), 2, 2))
+    assert palora.check(model, torch.randn(4, 5)).ok  # type: ignore[arg-type]
+
+
 def test_unused_adapters_are_named() -> None:
     model = palora.adapt(Net(lambda m, x: m.a(x), **linears(a=(5, 3), b=(5, 3))), 2, 2)
     report = palora.check(model, torch.randn(4, 5))

@@ -79,7 +79,7 @@ def check(model: nn.Module, inputs: Any, rays: Any = None, targets: Any = None) 
     if not ray_layers(model):
         raise ValueError(f"`model` ({type(model).__name__}) has no adapted layers. Call palora.adapt first.")
     report = Report()
-    base = _copied(model)
+    base = _copied(getattr(model, "_orig_mod", model))  # torch.compile's wrapper: what it wraps
     first = next(iter(ray_layers(base).values()))
     given = _default_rays(first.tasks) if rays is None else _as_tensor(rays, first)
     if given.dim() != 2 or given.shape[1] != first.tasks or not len(given):

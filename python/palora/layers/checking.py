@@ -84,6 +84,7 @@ class _Run:
     events: list[Event]
     error: Exception | None
     at_module: str
+    random: bool  # whether it drew numbers that `Watch` could not settle
 
 
 class Comparison:
@@ -103,6 +104,9 @@ class Comparison:
                 where = f"(In the forward of {single.at_module or type(self.base).__name__!r}.)"
                 raise Parted("one ray", named, _says(single.error), where)
         stacked = self._pass(stacked_model, at(stacked_model, self.rays))
+        if any(run.random for run in (stacked, *singles)):
+            self.notes.append(f"{self.mode}: not compared, as the model draws numbers that cannot be settled")
+            return
         self._compare("stacked", stacked, singles)
         self._gradients(stacked_model, stacked, looped_model, singles)
         self._merged(singles)
@@ -113,12 +117,12 @@ class Comparison:
         return copy.deepcopy(self.base).train(self.mode == "training")
 
     def _pass(self, model: nn.Module, block: Any = None) -> _Run:
-        recorder = Recorder(model)
+        recorder, watch = Recorder(model), Watch()
         args, kwargs = self.call.arguments()
         outputs: list[Tensor] = []
         error: Exception | None = None
         try:
-            with undisturbed(torch.float64), Watch():
+            with undisturbed(torch.float64), watch:
                 if block is None:
                     outputs = leaves(model(*args, **kwargs))
                 else:
@@ -129,7 +133,7 @@ class Comparison:
         finally:
             recorder.close()
         self.used.update(event.name for event in recorder.events)
-        return _Run(outputs, recorder.events, error, recorder.running or "")
+        return _Run(outputs, recorder.events, error, recorder.running or "", watch.random)
 
     def _compare(self, part: str, stacked: _Run, singles: list[_Run]) -> None:
         """Outputs at many rays; where they part, a pass without the trial shows at which module."""

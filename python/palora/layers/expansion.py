@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from palora.layers import private, trial
 from palora.layers.arguments import Growth, Rules
+from palora.layers.ray_layer import RayLayer
 from palora.layers.routing import RowsError
 from palora.layers.state import Expanded, RayState, Slot
 
@@ -71,12 +72,16 @@ class LeavePass:
         if slot.depth > 0 or torch.compiler.is_compiling() or slot.revived or slot.trial is not None:
             return
         if output is not None and len(slot.used) < len(self.names):  # None: the pass failed
-            self._report(slot.used)
+            self._report(module, slot.used)
 
-    def _report(self, used: set[str]) -> None:
+    def _report(self, model: nn.Module, used: set[str]) -> None:
         idle = [name for name in self.names if name not in used and name not in self.state.reported]
+        self.state.reported.update(idle)
+        if idle:  # compiled code does not say which layers it runs
+            compiled = tuple(name for name, module in model.named_modules() if _is_compiled(module))
+            hidden = {layer.rays_name for name in compiled for layer in _ray_layers(model.get_submodule(name))}
+            idle = [name for name in idle if name not in hidden]
         if idle:
-            self.state.reported.update(idle)
             some = ", ".join(repr(name) for name in idle[:8]) + (f" and {len(idle) - 8} more" if len(idle) > 8 else "")
             warnings.warn(
                 f"A pass did not apply the adapters of {some}: the layers were not called, though their weights may "
@@ -84,6 +89,14 @@ class LeavePass:
                 UnusedAdapterWarning,
                 stacklevel=2,
             )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def _ray_layers(module: nn.Module) -> list[RayLayer]:
+    return [child for child in module.modules() if isinstance(child, RayLayer)]
 
 
 class EnterExpansion:

@@ -38,7 +38,7 @@ def known(
     Raises:
         RowsError: a trial found rows whose ray is not known.
     """
-    if slot.count == 1 or torch.compiler.is_compiling():
+    if slot.count < 2 or torch.compiler.is_compiling():
         return None
     growth = rules.growth(args, kwargs)
     if growth is None or growth.rows == 0:
