@@ -465,6 +465,36 @@ def _() -> Any:
     return Net(call, **linears(a=(6, 6), b=(6, 3))), (randn(4, 4, 6), randn(4, 4))
 
 
+class Masked(nn.Module):
+    """Attention with a mask in one of its forms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        h = self.enter(x)
+        y, _ = self.attention(h, h, h, attn_mask=attn_mask, key_padding_mask=padding, need_weights=False)
+        return self.leave(h + y)
+
+
+for _n, _length in ((4, 4), (2, 4), (4, 6)):
+    _named = f"a batch of {_n}, {_length} tokens"
+    case(f"a mask over tokens, {_named}", exclude="attention*")(
+        lambda n=_n, k=_length: (Masked(), (randn(n, k, 5), torch.ones(k, k).triu(1).bool()))
+    )
+    case(f"a mask for every head of every sample, {_named}", exclude="attention*")(
+        lambda n=_n, k=_length: (Masked(), (randn(n, k, 5), randn(2 * n, k, k)))
+    )
+    case(f"a mask of padding, {_named}", exclude="attention*")(
+        lambda n=_n, k=_length: (
+            Masked(),
+            (randn(n, k, 5), None, torch.arange(k)[None] > torch.arange(1, n + 1)[:, None] % k),
+        )
+    )
+
+
 class Recurrent(nn.Module):
     def __init__(self, kind: type[nn.Module], batch_first: bool = True, layers: int = 2) -> None:
         super().__init__()

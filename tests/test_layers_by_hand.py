@@ -316,3 +316,31 @@ def test_the_first_argument_may_be_the_table() -> None:
         with palora.at(model, RAYS):
             found = model(table, x)
         torch.testing.assert_close(found, torch.cat([palora.merge(model, ray)(table, x) for ray in RAYS]))
+
+
+def test_a_state_that_is_handed_on_under_many_rays() -> None:
+    """What a pass returned has the rows of all rays already, and goes into the next as it is."""
+    for kind in (nn.GRU, nn.LSTM):
+
+        class Stream(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.enter, self.leave = nn.Linear(5, 6), nn.Linear(6, 3)
+                self.rnn = kind(6, 6, batch_first=True)  # noqa: B023
+
+            def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+                y, state = self.rnn(self.enter(x), state)
+                return self.leave(y), state
+
+        model = _adapted(Stream())
+        parts = randn(4, 3, 5), randn(4, 2, 5), randn(4, 3, 5)
+        with palora.at(model, RAYS):
+            state, found = None, []
+            for x in parts:
+                y, state = model(x, state)
+                found.append(palora.split(y, 3))
+        for m, ray in enumerate(RAYS):
+            plain, state = palora.merge(model, ray), None
+            for x, y in zip(parts, found, strict=True):
+                expected, state = plain(x, state)
+                torch.testing.assert_close(y[m], expected)

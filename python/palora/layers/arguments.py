@@ -86,13 +86,14 @@ class Rules:
                 if axis is None:
                     axes[path] = None
                     continue
-                if axis >= value.dim() or (rows is not None and value.shape[axis] != rows):
+                if axis >= value.dim() or (rows is not None and not _has_batch(value.shape[axis], rows)):
                     wanted = "a batch" if rows is None else f"its batch of {rows}"
                     raise ValueError(
                         f"Argument `{path}` should have {wanted} in dimension {axis} (`expand` of palora.adapt). Found "
                         f"shape {tuple(value.shape)}."
                     )
-                rows, axes[path] = value.shape[axis], axis
+                rows = value.shape[axis] if rows is None else rows
+                axes[path] = axis
             elif value.dim() == 0 or (path in kwargs and _is_unbatched_mask(path, value)):
                 axes[path] = None
             elif rows is None:
@@ -121,6 +122,11 @@ class Rules:
         """``change(path, tensor)`` for every tensor in the arguments, ``leaf(value)`` for what holds none."""
         new_args = tuple(walk(self.name(i), value, change, leaf) for i, value in enumerate(args))
         return new_args, {name: walk(name, value, change, leaf) for name, value in kwargs.items()}
+
+
+def _has_batch(size: int, rows: int) -> bool:
+    """Whether a dimension may be the batch, or k rows of each sample side by side (masks of attention's heads)."""
+    return size == rows or (rows > 0 and size > 0 and size % rows == 0)
 
 
 def _fits(path: str, pattern: str) -> bool:

@@ -95,7 +95,7 @@ class Trial:
             axis = growth.axes[path]
             if axis is None or self.role == "first":
                 return value.clone()
-            other = other_samples(value, axis)
+            other = other_samples(value, axis, growth.rows)
             return other if self.role == "second" else torch.cat([value, other], dim=axis)
 
         return rules.map(args, kwargs, changed)
@@ -103,7 +103,9 @@ class Trial:
     def _note_open(self, rules: Rules, growth: Growth, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = [(path, v) for path, v in rules.tensors(args, kwargs) if v.dim() > 0 and not rules.declared(path)[0]]
         for place, (path, value) in enumerate(tensors):
-            ways: list[int | None] = [d for d in range(value.dim()) if value.shape[d] == growth.rows]
+            sizes = list(enumerate(value.shape))
+            ways: list[int | None] = [d for d, size in sizes if size == growth.rows]
+            ways += [d for d, size in sizes if size > growth.rows > 1 and size % growth.rows == 0]
             now = growth.axes[path]
             if place > 0 and ways:
                 self.open[id(rules), path] = [now, *(way for way in (*ways, None) if way != now)]
@@ -111,10 +113,10 @@ class Trial:
                 self.open[id(rules), path] = [now, None]  # perhaps the batch is the next one
 
 
-def other_samples(value: Tensor, axis: int) -> Tensor:
-    """Another batch of as many valid samples: a selection of the same ones, or the same ones somewhat changed."""
-    n = value.shape[axis]
-    chosen = value.index_select(axis, torch.arange(n, device=value.device) // 2)
+def other_samples(value: Tensor, axis: int, n: int) -> Tensor:
+    """Another batch of n valid samples: a selection of the same ones, or the same ones somewhat changed."""
+    half = torch.arange(n, device=value.device) // 2
+    chosen = value.unflatten(axis, (n, -1)).index_select(axis, half).flatten(axis, axis + 1)
     if not torch.equal(chosen, value):
         return chosen
     if value.is_floating_point():
@@ -166,7 +168,10 @@ class Runner:
     ) -> Outcome | None:
         """None: the model does not run on a batch alone, so that nothing can be compared."""
         learned = {path: axis for (point, path), axis in axes.items() if point == id(self.rules)}
-        growth = self.rules.growth(args, kwargs, learned)
+        try:
+            growth = self.rules.growth(args, kwargs, learned)
+        except ValueError:
+            growth = None  # a reading that contradicts itself
         if growth is None:
             return None
         if few:
@@ -216,7 +221,9 @@ class Runner:
 
         def cut(path: str, value: Tensor) -> Tensor:
             axis = growth.axes[path]
-            return value if axis is None else value.narrow(axis, 0, min(_FEW, growth.rows))
+            if axis is None:
+                return value
+            return value.narrow(axis, 0, value.shape[axis] // growth.rows * min(_FEW, growth.rows))
 
         return self.rules.map(args, kwargs, cut)
 
