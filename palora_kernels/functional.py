@@ -336,6 +336,7 @@ def _conv_call(
         channels_last=memory_format(x, x if weight is None else weight) == torch.channels_last,
         item=x.element_size(),
         device=x.device.type,
+        channels=shape[1],
     )
 
 

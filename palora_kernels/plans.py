@@ -150,6 +150,8 @@ _DESCRIPTORS = 0.93  # the same of a kernel that TMA feeds, by what others publi
 _STEP = 64  # the depth of its tiles
 _MERGING = 85  # a multiply-add of the merge kernel, in float32 on scalar units, over one of the tensor cores
 _FEW = 256  # rows of a product whose time is the reading of W
+_CALL = 4  # launches that one more call of cuDNN is worth: 7 to 9 us beside its product
+_GATHER = 9  # numbers that could be moved while our convolution fetches one of few channels by itself: LeNet's layers
 _EXACT = 2**27  # multiply-adds of a float32 product from which cuBLAS wins: forward 6 to 7 times as fast as ours
 
 
@@ -186,9 +188,9 @@ def _linear_on_gpu(
     rows = rays * n
     if exact and rows * K * O >= _EXACT:
         return "library"
-    if rows <= _FEW and K * O >= 2**20:  # the same, with more programs to read it; by arithmetic, not timed yet
+    if rows <= _FEW and K * O >= 2**20:  # W is all the traffic: programs enough to read it
         return "splitk"
-    if rows <= 1024 and K * O >= 2**22:  # W is all the traffic: level forward, and cuBLAS reads it faster backward
+    if rows <= 1024 and K * O >= 2**22:  # level forward, and cuBLAS reads it faster backward
         return "library"
     traffic, products = rows * (K + O) + K * O, rows * K * O
     costs = {
@@ -240,6 +242,7 @@ class Conv:
     channels_last: bool = False  # the layout of the result
     item: int = 4  # bytes of a number
     device: str = "cpu"
+    channels: int = 64  # of a group
 
     @property
     def in_cpp(self) -> bool:
@@ -304,9 +307,11 @@ def _conv2d_on_gpu(call: Conv) -> str:
     seen = ray_rows if call.shared else rows  # the rows of a convolution that serves all rays
     tiled = call.rays * -(-ray_rows // 16) * 16  # a tile holds rows of one ray, 16 at least
     weights = call.rays * K * O
+    gathered = _GATHER * rows * K if call.channels < 16 else 0
     costs = {
-        "merged": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, tiled * K * O / _POINTERS),
-        "library": _cost(weights, weights * (R or E)) + _cost(weights + rows * O, rows * K * O, launches=call.rays),
+        "merged": _cost(weights, weights * (R or E)) + _cost(weights + gathered + rows * O, tiled * K * O / _POINTERS),
+        "library": _cost(weights, weights * (R or E))
+        + _cost(weights + rows * O, rows * K * O, launches=_CALL * call.rays),
         "factored": _cost(seen * (O + R), seen * K * (O + R)) + _cost(seen * (O + R) + rows * O, rows * R * O),
         "basis": _cost(seen * E * O, seen * K * E * O) + _cost(seen * E * O + rows * O, 0) + _cost(E * K * O, 0),
     }

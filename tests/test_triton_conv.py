@@ -410,6 +410,8 @@ def _call(**change: Any) -> plans.Conv:
         ({"shared": True, "K": 27, "n": 256, "positions": 1024, "matricised": False}, "merged"),  # too little to save
         ({"shared": True, "K": 4608, "O": 512, "n": 256, "rays": 11, "matricised": False}, "basis"),
         ({"groups": 2, "n": 1, "K": 4608, "O": 512, "positions": 16}, "basis"),  # `factored` has no groups
+        ({"n": 256, "K": 250, "O": 20, "R": 2, "channels": 10}, "factored"),  # too few to be fetched as vectors
+        ({"n": 256, "K": 250, "O": 20, "R": 10, "channels": 10, "matricised": False}, "basis"),
     ],
 )
 def test_plans_on_a_gpu(change: dict[str, Any], algorithm: str) -> None:

@@ -6,6 +6,7 @@ is asked in a process that compiles for a GPU that does nothing (host_launches.p
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -380,6 +381,21 @@ def test_memory_is_given_back_as_soon_as_it_was_read(device: str) -> None:
 
     program, _ = replay.capture(plan, [torch.ones(4, device=device)], ())
     assert [len(step.over) for step in program.steps] == [0, 1, 1]
+
+
+def test_the_first_call_keeps_nothing_of_its_graph(device: str, captures: list[str]) -> None:
+    """Neither activations nor autograd's nodes, which belong to a stream: without waiting for a garbage collection."""
+    x = torch.randn(6, 3, 5, 5, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight, A, B = (torch.randn(s, device=device, requires_grad=True) for s in ((4, 3, 3, 3), (2, 4, 1), (2, 1, 27)))
+    gc.collect()
+    gc.disable()
+    try:
+        pk.conv2d(x * 2, weight, None, A, B, torch.rand(3, 2, device=device), backend="triton").sum().backward()
+        alive = [o for o in gc.get_objects() if type(o) is torch.Tensor and o.grad_fn is not None]
+    finally:
+        gc.enable()
+    assert captures
+    assert not alive
 
 
 def test_preferences_and_adapted_layers_never_wait_for_the_device() -> None:

@@ -44,7 +44,13 @@ def capture(plan: Callable[..., Any], tensors: Tensors, arguments: tuple[Any, ..
     seen = _Capture()
     with launch.watching(seen), seen:
         result = plan(*given, *arguments)
-    return _Writer(given).write(seen, result), result
+    writer = _Writer(given)
+    try:
+        return writer.write(seen, result), result
+    finally:
+        # Its own functions refer to it. Until a garbage collection it would keep the tensors, and with them the graph
+        # of autograd that made them: activations, and nodes of a stream that a CUDA graph cannot wait for.
+        vars(writer).clear()
 
 
 _aten = torch.ops.aten

@@ -187,7 +187,7 @@ _TILES = {
         Tile(16, 32, 16, 4, 3),
     ],
 }
-SPLITS = (1, 2, 3, 4, 6, 8)  # linear_splitk_sum spills with 16
+SPLITS = (1, 2, 3, 4, 6, 8)  # with 16 an earlier form of linear_splitk_sum spilled
 _START = 1 << 16  # bytes that a processor could read while a program starts and fills its stages
 _PRODUCTS = {"half": 64, "tf32": 32, "ieee": 4}  # multiply-adds of a processor in the time it reads a byte
 
@@ -220,7 +220,8 @@ def choose(x: Tensor, weight: Tensor | None, into: Factor, rows: int, O: int, K:
         return sorted((replace(tile, splits=s) for s in allowed), key=cost)[:3]
 
     tiles = _listed(kind, target, configs.SHALLOW if scattered(x, weight) else None)
-    tall = [t for t in tiles if min(fitting, 64) <= t.rows <= fitting]
+    least = min(fitting, 32 if kind == "ieee" else 64)
+    tall = [t for t in tiles if least <= t.rows <= fitting]
     name = tuning.tile_key("linear_splitk", kind, rows, O, K)
     tile = configs.settle(name, x.device, [s for t in tall for s in split(t)], cost)
     return tile if tile.splits else split(tile)[0]

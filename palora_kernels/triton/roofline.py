@@ -86,7 +86,8 @@ class Row:
 
 
 def examine(layer: Layer, rays: int, ridge: float, target: str = "sm_90", algorithm: str | None = None) -> Row:
-    """Count the plan that the table of plans takes for a layer, or ``algorithm``; bfloat16, all gradients."""
+    """Count ``algorithm``; by default `merged` for a convolution, else what the table takes. bfloat16, all
+    gradients."""
     from palora_kernels.triton import configs
 
     meta = torch.device("meta")
@@ -199,7 +200,6 @@ def _merging(
 
 
 def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) -> Called:
-    from palora_kernels import plans
     from palora_kernels.eager.conv import Geometry
     from palora_kernels.eager.factors import LowRank, Needs
     from palora_kernels.triton.conv import CONV
@@ -221,10 +221,8 @@ def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) 
     factors = LowRank(A, B, weight.shape)
     out_h, out_w = geometry.output_size(x, (kh, kw))
     K, positions = C * kh * kw, out_h * out_w
-    call = plans.Conv("triton", rays, layer.n, positions, K, O, T * layer.rank * kh, T + 1, 1, shared, False, True, 2)
-    name = algorithm or plans.conv2d(call)
-    if name == "library":  # the same stages; whether cuDNN's kernels move the least is not ours to say
-        name = "merged"
+    # The other plans leave the convolution to cuDNN; whether its kernels move the least is not ours to say.
+    name = algorithm or "merged"
     y = make(rays * layer.n, O, out_h, out_w).to(memory_format=torch.channels_last)
     forward, backward = CONV[name]
     needs = Needs(x=not shared, weight=True, bias=True, factors=True, lam=True)

@@ -26,6 +26,9 @@ adapter_gradients half sm_80: 16x16x64 w2 s3
 adapter_gradients ieee sm_90: 32x16x16 w4 s3, 32x32x16 w4 s3
 linear_combine ieee sm_80: 32x128x16 w4 s3
 linear_project ieee sm_80: 64x64x16 w4 s3
+linear_splitk half sm_80: 64x64x128 w4 s4, 32x128x128 w4 s4, 16x128x128 w4 s4, 16x64x128 w4 s4
+linear_splitk ieee sm_80: 64x64x16 w8 s2, 64x32x16 w4 s3
+linear_splitk_sum half sm_80: 16x128x32 w8 s1, 16x32x32 w4 s1
 """,
     (3, 8): """
 conv_gemm ieee sm_100: 64x32x16 w4 s3
