@@ -97,7 +97,7 @@ KINDS = {
     "dataclass": lambda t: Record(t),
     "frozen dataclass": lambda t: Frozen(t),
     "dataclass and mapping": lambda t: ModelOutput(logits=t),
-    "SimpleNamespace": lambda t: types.SimpleNamespace(logits=t),
+    "types.SimpleNamespace": lambda t: types.SimpleNamespace(logits=t),
     "named tuple": lambda t: Pair(t, None),
     "nested": lambda t: Record(t, parts=[t, {"a": (t,)}]),
 }
@@ -242,3 +242,21 @@ def test_compiled_through_containers_without_a_break() -> None:
     with palora.at(model, rays):
         expected = palora.split(model({"logits": x}), 3)
     torch.testing.assert_close(step(x, rays)["logits"], expected["logits"])
+
+
+def test_a_model_is_asked_with_an_object_that_holds_a_graph() -> None:
+    """What goes in may have been made by another model that is trained along."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, features: types.SimpleNamespace) -> torch.Tensor:
+            return self.layer(features.x)
+
+    model = palora.adapt(Head(), 2, 1)
+    source = torch.randn(4, 3, requires_grad=True)
+    with palora.at(model, torch.rand(3, 2)):
+        model(types.SimpleNamespace(x=source * 2)).sum().backward()
+    assert source.grad is not None

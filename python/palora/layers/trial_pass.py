@@ -23,6 +23,7 @@ from palora.layers.replica import NoReplica, replica
 from palora.layers.routing import OutsideError, RowsError, describe
 from palora.layers.state import RayState, Slot
 from palora.layers.watching import Watch
+from palora.trees import map_tensors
 
 _FEW = 5  # samples of a larger batch that a trial takes
 _SIMPLE = (int, float, bool, str, bytes, type(None), complex, torch.dtype, torch.device, torch.Size, slice, range)
@@ -257,7 +258,11 @@ def own(value: Any) -> Any:
         return {k: own(v) for k, v in value.items()}
     if type(value) in (tuple, list):
         return type(value)(own(v) for v in value)
-    return value if isinstance(value, (nn.Module, type, types.FunctionType)) else copy.deepcopy(value)
+    if isinstance(value, (nn.Module, type, types.FunctionType)):
+        return value
+    held: dict[int, Any] = {}  # those with a graph cannot be copied
+    map_tensors(lambda tensor: held.setdefault(id(tensor), tensor), value)
+    return copy.deepcopy(value, held)
 
 
 @contextmanager
