@@ -13,6 +13,7 @@ This package knows nothing of modules or training: it needs torch and numpy only
 
 from __future__ import annotations
 
+from palora_kernels import watching as _watching  # noqa: F401  (registers)
 from palora_kernels.backends import backends
 from palora_kernels.functional import conv2d, conv2d_delta, linear, linear_delta, merge
 from palora_kernels.plans import force as force_plan

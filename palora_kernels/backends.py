@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 from palora_kernels.native import loading
 from palora_kernels.triton import availability as triton
@@ -97,5 +99,13 @@ def resolve(backend: str | None, device: torch.device, dtype: torch.dtype) -> st
 
 
 def under_functorch() -> bool:
-    """Whether a torch.func transform (vmap, grad, jvp, ...) is active around this call."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether a torch.func transform (vmap, grad, jvp, ...) or forward-mode differentiation is active around this
+    call: then only the reference, made of PyTorch's operations, has all the rules."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def batched(gradient: Tensor) -> bool:
+    """Whether a backward was given a batch of gradients, by torch.vmap or is_grads_batched=True: no kernel takes it."""
+    return under_functorch() or torch._C._functorch.is_legacy_batchedtensor(gradient)

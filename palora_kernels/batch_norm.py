@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palora_kernels.backends import resolve, under_functorch
+from palora_kernels.backends import batched, resolve, under_functorch
 
 
 class Running(NamedTuple):
@@ -58,7 +58,7 @@ def _looped(
         factor = momentum
         if factor is None:
             factor = 0.0 if running is None or running.seen is None else 1.0 / (float(running.seen) + ray + 1)
-        mean, var = (None, None) if running is None else running[:2]
+        mean, var = (None, None) if running is None else (running.mean, running.var)
         parts.append(F.batch_norm(part, mean, var, weight, bias, True, factor, eps))
     return torch.cat(parts)
 
@@ -100,10 +100,12 @@ class _Fused(torch.autograd.Function):
 
         x, weight, bias, mean, scale = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # to be differentiated again: by torch's own operations
+        again = torch.is_grad_enabled()
+        if again or batched(grads[0]):  # to be differentiated again, or for many gradients: by torch's own operations
+            with torch.enable_grad():
+                y = _looped(x, weight, bias, None, ctx.rays, 0.0, ctx.eps)
             inputs = [t for t, needed in zip((x, weight, bias), needs, strict=False) if needed]
-            y = _looped(x, weight, bias, None, ctx.rays, 0.0, ctx.eps)
-            found = iter(torch.autograd.grad(y, inputs, grads[0], create_graph=True))
+            found = iter(torch.autograd.grad(y, inputs, grads[0], create_graph=again))
             return (*(next(found) if needed else None for needed in needs[:3]), *[None] * 4)
         wanted = (needs[0], needs[1] or needs[2])
         dx, dw, db = replay.perform(norm.backward, (grads[0], x, weight, mean, scale), (ctx.rays, wanted))

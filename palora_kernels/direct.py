@@ -5,7 +5,7 @@ whose gradient is another. All of that is Python, and for a small layer it takes
 depends on values, so it is done once for a key (`palora_kernels.triton.replay`) and `Call` remembers the outcome: the
 plan, the steps of its forward, those of its backward. Its gradient is an ``autograd.Function``, which costs least.
 
-Compilers, tracers, dispatch modes, torch.func and tensor subclasses get the operators, as before.
+Compilers, tracers, profilers, dispatch modes, torch.func and tensor subclasses get the operators, as before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from palora_kernels import gradients, library, plans
+from palora_kernels.backends import batched, under_functorch
 from palora_kernels.triton import replay
 from palora_kernels.triton.program import Program, Tensors
 
@@ -32,10 +33,10 @@ def forget() -> None:
 
 
 def plain(tensors: Tensors) -> bool:
-    """Whether all are ordinary tensors, and nobody watches: no compiler, tracer, transform or dispatch mode."""
+    """Whether all are ordinary tensors, and nobody watches: compiler, tracer, profiler, transform or dispatch mode."""
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False
-    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() is not None:
+    if under_functorch() or torch._C._get_tracing_state() is not None or torch.autograd._profiler_enabled():
         return False
     return all(t is None or type(t) is Tensor or type(t) is torch.nn.Parameter for t in tensors)
 
@@ -137,7 +138,7 @@ class _Differentiable(torch.autograd.Function):
         factors = len(flags) - 5
         needs = (flags[1], flags[2], flags[3], any(flags[4:-1]), flags[-1])
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or not plain((grad, *saved)):
+        if torch.is_grad_enabled() or batched(grad) or not plain((grad, *saved)):
             *others, shared, plan = call.arguments
             found = _OPS[call.op].operator(grad, *saved, *others, ctx.bias_dims, needs, shared, plan)
             return None, *gradients.unpack(found, list(needs), factors, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ def _needs(ctx: Any, factors: int) -> list[bool]:
     return [flags[0], flags[1], flags[2], any(flags[3 : 3 + factors]), flags[3 + factors]]
 
 
-def unpack(grads: list[Tensor], needs: list[bool], factors: int, rest: int) -> tuple[Tensor | None, ...]:
+def unpack(grads: Sequence[Tensor | None], needs: list[bool], factors: int, rest: int) -> tuple[Tensor | None, ...]:
     """Empty stand-ins back to None, and a None for every argument that is not a tensor."""
     wanted = [*needs[:3], *[needs[3]] * factors, needs[4]]
     return (*[g if w else None for g, w in zip(grads, wanted, strict=True)], *[None] * rest)
@@ -43,7 +43,7 @@ def _differentiator(op: Any, factors: int) -> Callable[..., Any]:
     def backward(ctx: Any, grad: Tensor | None, *unused: Any) -> Any:
         needs = _needs(ctx, factors)
         if grad is None:
-            return unpack([None] * (4 + factors), [False] * 5, factors, len(ctx.rest))  # type: ignore[list-item]
+            return unpack([None] * (4 + factors), [False] * 5, factors, len(ctx.rest))
         *geometry, shared, plan = ctx.rest
         grads = op(grad, *ctx.saved_tensors, *geometry, ctx.bias_dims, needs, shared, plan)
         return unpack(grads, needs, factors, len(ctx.rest))

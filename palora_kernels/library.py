@@ -26,6 +26,9 @@ _TAIL = "bool shared, str plan"
 _HEAD = "Tensor x, Tensor? weight, Tensor? bias, "
 _BACK = "Tensor grad, Tensor x, Tensor? weight, "
 _MASK = "int bias_dims, bool[] needs, "
+Gradients = tuple[Tensor, ...]
+_GRADIENTS_2 = f"({', '.join(['Tensor'] * 6)})"  # of x, weight, bias, two factors, lam
+_GRADIENTS_1 = f"({', '.join(['Tensor'] * 5)})"
 
 
 def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -34,16 +37,19 @@ def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Ca
     torch.library.register_fake(f"palora::{name}", fake, lib=LIBRARY)
 
 
-def _pack(x: Tensor, gradients: Any, count: int) -> list[Tensor]:
-    """Gradients as a list without gaps: what was not asked for is an empty tensor."""
+def _pack(x: Tensor, gradients: Any, count: int) -> Gradients:
+    """Gradients without gaps: what was not asked for is an empty tensor.
+
+    Not a list: is_grads_batched=True can call an op for every gradient only if each result is a tensor.
+    """
     dx, dweight, dbias, factors, dlam = gradients
-    return [x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam)]
+    return tuple(x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam))
 
 
-def _packed(backward: Callable[..., Any], count: int) -> Callable[..., list[Tensor]]:
+def _packed(backward: Callable[..., Any], count: int) -> Callable[..., Gradients]:
     """What the operator returns, where ``backward`` returns gradients of ``count`` factors as the plans do."""
 
-    def packed(grad: Tensor, x: Tensor, *rest: Any) -> list[Tensor]:
+    def packed(grad: Tensor, x: Tensor, *rest: Any) -> Gradients:
         return _pack(x, backward(grad, x, *rest), count)
 
     return packed
@@ -68,15 +74,15 @@ def _fake_gradients(
     factors: list[Tensor],
     lam: Tensor,
     needs: list[bool],
-) -> list[Tensor]:
+) -> Gradients:
     n = Needs(*needs)
-    return [
+    return (
         dx() if n.x else x.new_empty(0),
         x.new_empty(weight.shape) if n.weight and weight is not None else x.new_empty(0),
         x.new_empty(bias) if n.bias else x.new_empty(0),
         *[x.new_empty(f.shape) if n.factors else x.new_empty(0) for f in factors],
         lam.new_empty(lam.shape) if n.lam else x.new_empty(0),
-    ]
+    )
 
 
 def _rows(x: Tensor, lam: Tensor, shared: bool) -> Any:
@@ -108,7 +114,7 @@ def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S
     return backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs))
 
 
-def _linear_backward_fake(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> list[Tensor]:
+def _linear_backward_fake(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> Gradients:
     bias_dims, needs, _, _ = call
     bias = _bias_shape(bias_dims, A.shape[1], lam)
     return _fake_gradients(x, lambda: x.new_empty(x.shape), weight, bias, [A, B], lam, needs)
@@ -132,7 +138,7 @@ def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *ca
     return backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs))
 
 
-def _linear_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+def _linear_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Gradients:
     bias_dims, needs, _, _ = call
     bias = _bias_shape(bias_dims, D.shape[1], lam)
     return _fake_gradients(x, lambda: x.new_empty(x.shape), weight, bias, [D], lam, needs)
@@ -172,7 +178,7 @@ def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, l
 
 def _conv_backward_fake(
     x: Any, weight: Any, factors: list[Tensor], lam: Any, outputs: Any, layout: Any, *call: Any
-) -> list[Tensor]:
+) -> Gradients:
     *_, bias_dims, needs, _, _ = call
     bias = _bias_shape(bias_dims, outputs, lam)
     return _fake_gradients(x, lambda: _empty(x, list(x.shape), layout), weight, bias, factors, lam, needs)
@@ -192,7 +198,7 @@ def _conv2d_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, s
 
 def _conv2d_backward_fake(
     grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any
-) -> list[Tensor]:
+) -> Gradients:
     return _conv_backward_fake(x, weight, [A, B], lam, shape[0], _layout(x, weight), *call)
 
 
@@ -208,7 +214,7 @@ def _conv2d_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *ca
     return _conv_backward(grad, x, weight, Dense(D), lam, _layout(x, weight, D), *call)
 
 
-def _conv2d_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> list[Tensor]:
+def _conv2d_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Gradients:
     return _conv_backward_fake(x, weight, [D], lam, D.shape[1], _layout(x, weight, D), *call)
 
 
@@ -221,7 +227,7 @@ _define(
 )
 _define(
     "linear_backward",
-    f"({_BACK}Tensor A, Tensor B, Tensor lam, Tensor S, {_MASK}{_TAIL}) -> Tensor[]",
+    f"({_BACK}Tensor A, Tensor B, Tensor lam, Tensor S, {_MASK}{_TAIL}) -> {_GRADIENTS_2}",
     _packed(_remembered(_linear_backward, 7), 2),
     _linear_backward_fake,
 )
@@ -233,7 +239,7 @@ _define(
 )
 _define(
     "linear_delta_backward",
-    f"({_BACK}Tensor D, Tensor lam, {_MASK}{_TAIL}) -> Tensor[]",
+    f"({_BACK}Tensor D, Tensor lam, {_MASK}{_TAIL}) -> {_GRADIENTS_1}",
     _packed(_remembered(_linear_delta_backward, 5), 1),
     _linear_delta_backward_fake,
 )
@@ -245,7 +251,7 @@ _define(
 )
 _define(
     "conv2d_backward",
-    f"({_BACK}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
+    f"({_BACK}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_MASK}{_TAIL}) -> {_GRADIENTS_2}",
     _packed(_remembered(_conv2d_backward, 6), 2),
     _conv2d_backward_fake,
 )
@@ -257,7 +263,7 @@ _define(
 )
 _define(
     "conv2d_delta_backward",
-    f"({_BACK}Tensor D, Tensor lam, {_GEOMETRY}{_MASK}{_TAIL}) -> Tensor[]",
+    f"({_BACK}Tensor D, Tensor lam, {_GEOMETRY}{_MASK}{_TAIL}) -> {_GRADIENTS_1}",
     _packed(_remembered(_conv2d_delta_backward, 5), 1),
     _conv2d_delta_backward_fake,
 )

@@ -3,13 +3,14 @@ of a small network's step on a CPU (a third of LeNet's, forward and backward, in
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from palora_kernels.backends import resolve, under_functorch
+from palora_kernels.backends import batched, resolve, under_functorch
 
 
 class _Fused(torch.autograd.Function):
@@ -24,8 +25,25 @@ class _Fused(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (which,) = ctx.saved_tensors
-        grad = grads[0].contiguous(memory_format=torch.channels_last)
-        return torch.ops.palora_native.max_pool_relu_backward.default(grad, which, *ctx.size)
+        if batched(grads[0]):
+            return _one_by_one()(grads[0], which, *ctx.size)
+        return _backward(grads[0], which, *ctx.size)
+
+
+def _backward(grad: Tensor, which: Tensor, height: int, width: int) -> Tensor:
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    dx: Tensor = torch.ops.palora_native.max_pool_relu_backward.default(grad, which, height, width)
+    return dx
+
+
+@functools.cache
+def _one_by_one() -> Any:
+    """The same as an op with a rule of vmap."""
+    from palora_kernels.watching import one_by_one
+
+    op = torch.library.custom_op("palora::max_pool_relu_backward", _backward, mutates_args=())
+    op.register_vmap(one_by_one(op))
+    return op
 
 
 def max_pool_relu(x: Tensor) -> Tensor:

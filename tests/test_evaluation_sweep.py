@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, UserDict
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -183,3 +185,74 @@ def test_other_mistakes() -> None:
         sweep(model, batches(13), losses, torch.rand(2, 2, 2))
     with pytest.raises(ValueError, match="`rays_per_pass` should be an integer >= 1"):
         sweep(model, batches(13), losses, rays, rays_per_pass=0)
+
+
+class Batch(OrderedDict):
+    """As a tokenizer's output: a mapping of a class of its own."""
+
+
+class Pair(NamedTuple):
+    x: Any
+    y: Any
+
+
+def _pairs(x: Tensor, y: Tensor) -> dict[str, Any]:
+    return {
+        "tuple": (x, y),
+        "list": [x, y],
+        "named tuple": Pair(x, y),
+        "arrays": (x.numpy(), y.numpy()),
+        "array and tensor": (x.numpy(), y),
+        "mapping and tensor": (Batch(x=x), y),
+        "mapping of arrays": (Batch(x=x.numpy()), y.numpy()),
+        "user dictionary": (UserDict(x=x), y),
+    }
+
+
+@pytest.mark.parametrize("kind", _pairs(torch.zeros(1, 6), torch.zeros(1, 2)))
+def test_pairs_of_all_kinds_give_the_same_front(kind: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 2)
+
+        def forward(self, x: Any) -> Tensor:
+            return self.fc(x if isinstance(x, Tensor) else x["x"])
+
+    torch.manual_seed(0)
+    model, grid = palora.adapt(Net().double(), 2, 2), simplex_grid(2, 3)
+    nn.init.normal_(model.fc.lora_A)
+    x, y = torch.randn(5, 6).double(), torch.randn(5, 2).double()
+    expected = torch.stack([(palora.merge(model, ray)(x) - y).square().mean(0) for ray in grid])
+    front = sweep(model, [_pairs(x, y)[kind]], lambda o, t: (o - t).square(), grid)
+    torch.testing.assert_close(front.losses, expected)
+
+
+@pytest.mark.parametrize(
+    "batch, found",
+    [
+        ((torch.zeros(2, 6), torch.zeros(2, 1), torch.zeros(2, 1)), "a tuple of 3"),
+        ([torch.zeros(2, 6)], "a list of 1"),
+        ({"x": torch.zeros(2, 6), "y": torch.zeros(2, 2)}, "a dict with the keys x, y"),
+        (Batch(input_ids=torch.zeros(2, 6)), "a Batch with the keys input_ids"),
+        (torch.zeros(2, 6), r"a Tensor of shape \(2, 6\)"),  # unpacks into two
+        (np.zeros((2, 6)), r"a ndarray of shape \(2, 6\)"),
+        ("ab", "a str"),
+        (None, "a NoneType"),
+        (([0.0, 1.0], [1.0, 0.0]), "a pair whose inputs are list without a tensor"),
+        ((3, torch.zeros(2, 2)), "a pair whose inputs are int without a tensor"),
+    ],
+)
+def test_batches_that_are_no_pairs_are_refused_in_one_sentence(batch: Any, found: str) -> None:
+    model = palora.adapt(nn.Linear(6, 2), 2, 2)
+    with pytest.raises(TypeError, match=rf"`batches` should yield pairs \(inputs, targets\).* Found {found};"):
+        sweep(model, [batch], lambda o, t: (o - t).square(), simplex_grid(2, 2))
+
+
+def test_a_forward_of_ones_own_takes_any_inputs() -> None:
+    def forward(model: nn.Module, inputs: Any, rays: Tensor) -> Tensor:
+        return torch.full((len(rays), 3, 2), float(inputs))
+
+    batches, grid = [(2, torch.zeros(3, 2))], simplex_grid(2, 2)
+    front = sweep(nn.Linear(1, 1), batches, lambda o, t: (o - t).square(), grid, forward=forward)
+    assert torch.equal(front.losses, torch.full((3, 2), 4.0))

@@ -181,6 +181,49 @@ def test_checkpointing_recomputes_with_the_rays_of_its_own_forward(reentrant: bo
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("expand_at", [None, "1"])
+@pytest.mark.parametrize("n", [8, 9])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_the_whole_model(reentrant: bool, n: int, expand_at: str | None) -> None:
+    """The backward runs behind the block, or in the block of the next step's rays; evaluations lie between."""
+    trunk, head = (
+        nn.Sequential(nn.Linear(5, 8), nn.Tanh()),
+        nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)),
+    )
+    include = None if expand_at is None else "1"
+    model = palora.adapt(nn.Sequential(trunk, head).double(), 2, 2, include=include, expand_at=expand_at)
+    randomise_adapters(model)
+    plain, x = copy.deepcopy(model), torch.randn(n, 5, dtype=torch.float64)
+    rays = torch.rand(2, 3, 2, dtype=torch.float64)
+    losses = []
+    for r in rays:
+        with palora.at(model, r):
+            losses.append(checkpoint(model, x.clone().requires_grad_(), use_reentrant=reentrant).pow(2).sum())
+        with palora.at(plain, r):
+            plain(x).pow(2).sum().backward()
+        with palora.at(model, torch.rand(4, 2)), torch.no_grad():
+            model.eval()(x)
+            model.train()
+    losses[0].backward()
+    with palora.at(model, (9.0, -9.0)):
+        losses[1].backward()
+    for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_batch_changed_in_place_is_no_longer_shared(inference: bool) -> None:
+    """The first layer of an expansion point computes with what the operations before it made of the batch."""
+    head = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3))
+    net = nn.Sequential(nn.Linear(5, 6), head).double()
+    model = randomise_adapters(palora.adapt(net, 2, 2, include="1", expand_at="1"))
+    rays = torch.rand(3, 2, dtype=torch.float64)
+    with torch.inference_mode(inference), palora.at(model, rays):
+        found = model(X)
+    for m, ray in enumerate(rays):
+        torch.testing.assert_close(palora.split(found, 3)[m].clone(), palora.merge(model, ray)(X))
+
+
 def test_copies_and_pickles_have_a_state_of_their_own() -> None:
     model = _model()
     buffer = io.BytesIO()

@@ -1,6 +1,7 @@
 // The factored linear layer with its gradient attached in C++: for small layers, going through Python twice and through
 // the dispatcher three times costs as much as the layer.
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "linear.h"
@@ -12,8 +13,17 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// The public op's backward, which says what a second derivative needs. Only for create_graph=True.
-std::vector<Tensor> differentiable_backward(const Tensor& grad, const variable_list& saved, int64_t bias_dims,
+// Whether somebody watches this backward: vmap and other transforms, tensors of Python's own, or a dispatch mode as
+// that of FlopCounterMode. They know the public op, and nothing of what goes on inside it.
+bool watched(const Tensor& grad) {
+  constexpr c10::DispatchKeySet wrappers({c10::DispatchKey::Batched, c10::DispatchKey::FuncTorchBatched,
+                                          c10::DispatchKey::FuncTorchGradWrapper, c10::DispatchKey::Functionalize,
+                                          c10::DispatchKey::Python});
+  return grad.key_set().has_any(wrappers) || c10::impl::TorchDispatchModeTLS::any_modes_set();
+}
+
+// The public op's backward: it says what a second derivative needs, and has rules for those who watch.
+std::vector<Tensor> public_backward(const Tensor& grad, const variable_list& saved, int64_t bias_dims,
                                             const std::vector<bool>& needs, bool shared) {
   auto op = c10::Dispatcher::singleton().findSchemaOrThrow("palora::linear_backward", "");
   c10::List<bool> flags;
@@ -26,7 +36,9 @@ std::vector<Tensor> differentiable_backward(const Tensor& grad, const variable_l
   stack.emplace_back(shared);
   stack.emplace_back("native.factored");
   op.callBoxed(stack);
-  return stack.back().toTensorVector();
+  std::vector<Tensor> found;
+  for (const auto& gradient : stack) found.push_back(gradient.toTensor());
+  return found;
 }
 
 struct Factored : torch::autograd::Function<Factored> {
@@ -50,8 +62,8 @@ struct Factored : torch::autograd::Function<Factored> {
     for (int i = 0; i < 6; ++i) wanted[i] = given[i] && ctx->needs_input_grad(edge++);
     std::vector<bool> needs{wanted[0], wanted[1], wanted[2], wanted[3] || wanted[4], wanted[5]};
     std::vector<Tensor> found;
-    if (at::GradMode::is_enabled()) {
-      found = differentiable_backward(grads[0], saved, bias_dims, needs, shared);
+    if (at::GradMode::is_enabled() || watched(grads[0])) {
+      found = public_backward(grads[0], saved, bias_dims, needs, shared);
     } else {
       at::AutoDispatchBelowADInplaceOrView below;
       OptionalTensor weight = saved[1].defined() ? OptionalTensor(saved[1]) : std::nullopt;

@@ -93,6 +93,8 @@ def run(folder: Path, faces: int | None = 2000, epochs: int = 4, batch: int = 64
     fit_heads(model, train, epochs, batch)
     point = palora.sweep(model, tests, losses, torch.tensor([[0.5, 0.5]]), tasks=TASKS)
     palora.adapt(model, TASKS, rank=4, alpha=4.0, train_base=False)
+    if not (report := palora.check(model, x[:4])):  # once for a new model: many rays are as each alone
+        raise SystemExit(str(report))
     fit_adapters(model, train, epochs, batch)
     front = palora.sweep(model, tests, losses, palora.simplex_grid(2, 10), rays_per_pass=3, tasks=TASKS)
     return Result(point, front, model)

@@ -27,7 +27,8 @@ from palora_kernels.triton.tiles import grid_offsets, step
 
 _TILE = 2048  # values at a time: 16 a thread
 _WARPS = 4
-_MOST_SPLITS = 32
+_AT_ONCE = 16  # splits whose sums a program loads together
+_MOST_SPLITS = 256
 
 
 @triton.jit
@@ -37,22 +38,24 @@ def place_of(program, column_tiles, splits):
 
 
 @triton.jit
-def totals(sums_ptr, m, M, c, in_c, splits, C):
-    """Both sums of ray m, over its splits: float32 [BC], [BC]."""
+def totals(sums_ptr, m, M, c, in_c, splits, C, AT_ONCE: tl.constexpr):
+    """Both sums of ray m, over its splits, AT_ONCE of them under way together: float32 [BC], [BC]."""
     first = tl.zeros_like(c).to(tl.float32)
     second = first
-    for i in range(splits):
-        at = (step(m, splits) + i) * C + c
-        first += tl.load(sums_ptr + at, mask=in_c, other=0.0)
-        second += tl.load(sums_ptr + step(M, splits) * C + at, mask=in_c, other=0.0)
+    for i0 in range(0, splits, AT_ONCE):
+        i = i0 + tl.arange(0, AT_ONCE)
+        inside = (i < splits)[:, None] & in_c[None, :]
+        at = ((step(m, splits) + i) * C)[:, None] + c[None, :]
+        first += tl.sum(tl.load(sums_ptr + at, mask=inside, other=0.0), 0)
+        second += tl.sum(tl.load(sums_ptr + step(M, splits) * C + at, mask=inside, other=0.0), 0)
     return first, second
 
 
 @triton.jit
-def moments(x_ptr, sums_ptr, m, M, c, in_c, splits, C, count, x_ray, x_channel):
+def moments(x_ptr, sums_ptr, m, M, c, in_c, splits, C, count, x_ray, x_channel, AT_ONCE: tl.constexpr):
     """Mean and biased variance of ray m: float32 [BC], [BC]."""
     pivot = tl.load(x_ptr + step(m, x_ray) + c.to(tl.int64) * x_channel, mask=in_c, other=0.0).to(tl.float32)
-    first, second = totals(sums_ptr, m, M, c, in_c, splits, C)
+    first, second = totals(sums_ptr, m, M, c, in_c, splits, C, AT_ONCE)
     first /= count
     return pivot + first, tl.maximum(second / count - first * first, 0.0)
 
@@ -144,6 +147,7 @@ def norm_forward(
     MOMENTUM: tl.constexpr,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):
     """y as x; mean and scale = 1/sqrt(var + eps), (M, C) float32; the running statistics take M updates, ray by ray:
     by MOMENTUM, or where that is negative by 1 / (batches seen, this one included)."""
@@ -151,7 +155,7 @@ def norm_forward(
     c = column_tile * BC + tl.arange(0, BC)
     in_c = c < C
     count = samples * positions
-    mean, var = moments(x_ptr, sums_ptr, m, M, c, in_c, splits, C, count, x_ray, x_channel)
+    mean, var = moments(x_ptr, sums_ptr, m, M, c, in_c, splits, C, count, x_ray, x_channel, AT_ONCE)
     scale = 1.0 / tl.sqrt(var + EPS)
     if split == 0:
         tl.store(mean_ptr + step(m, C) + c, mean, mask=in_c)
@@ -161,7 +165,9 @@ def norm_forward(
                 old_mean = tl.load(running_mean_ptr + c, mask=in_c, other=0.0).to(tl.float32)
                 old_var = tl.load(running_var_ptr + c, mask=in_c, other=0.0).to(tl.float32)
                 for ray in range(M):
-                    new_mean, new_var = moments(x_ptr, sums_ptr, ray, M, c, in_c, splits, C, count, x_ray, x_channel)
+                    new_mean, new_var = moments(
+                        x_ptr, sums_ptr, ray, M, c, in_c, splits, C, count, x_ray, x_channel, AT_ONCE
+                    )
                     factor = MOMENTUM
                     if MOMENTUM < 0:
                         factor = 1.0 / (tl.load(seen_ptr) + ray + 1).to(tl.float32)
@@ -217,6 +223,7 @@ def norm_backward(
     dx_channel,
     BP: tl.constexpr,
     BC: tl.constexpr,
+    AT_ONCE: tl.constexpr,
 ):
     """dx as x, or None; dw and db (C), or both None."""
     m, split, column_tile = place_of(tl.program_id(0), tl.cdiv(C, BC), splits)
@@ -227,14 +234,14 @@ def norm_backward(
             dw = tl.zeros((BC,), tl.float32)
             db = tl.zeros((BC,), tl.float32)
             for ray in range(M):
-                first, second = totals(sums_ptr, ray, M, c, in_c, splits, C)
+                first, second = totals(sums_ptr, ray, M, c, in_c, splits, C, AT_ONCE)
                 db += first
                 dw += second
             tl.store(dw_ptr + c, dw.to(dw_ptr.dtype.element_ty), mask=in_c)
             tl.store(db_ptr + c, db.to(db_ptr.dtype.element_ty), mask=in_c)
     if dx_ptr is not None:
         count = samples * positions
-        first, second = totals(sums_ptr, m, M, c, in_c, splits, C)
+        first, second = totals(sums_ptr, m, M, c, in_c, splits, C, AT_ONCE)
         mean = tl.load(mean_ptr + step(m, C) + c, mask=in_c, other=0.0)
         scale = tl.load(scale_ptr + step(m, C) + c, mask=in_c, other=0.0)
         outer = scale
@@ -370,6 +377,7 @@ def forward(
     grid.start(norm_sums, x_ptr=x, g_ptr=None, mean_ptr=None, scale_ptr=None, sums_ptr=sums, **where, **none)
     grid.start(
         norm_forward,
+        AT_ONCE=_AT_ONCE,
         x_ptr=x,
         sums_ptr=sums,
         w_ptr=weight,
@@ -406,6 +414,7 @@ def backward(
     grid.start(norm_sums, x_ptr=x, g_ptr=grad, mean_ptr=mean, scale_ptr=scale, sums_ptr=sums, **where)
     grid.start(
         norm_backward,
+        AT_ONCE=_AT_ONCE,
         x_ptr=x,
         g_ptr=grad,
         mean_ptr=mean,

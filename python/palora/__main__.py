@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from palora.optional import MissingPackageError
 
 
+def bear_any_encoding(stream: Any) -> None:
+    """What the stream's encoding lacks (ASCII, Latin-1, a file name that is no text) comes out as "?", not as an error
+    in the middle of the output. stderr does so by itself."""
+    if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+
+
 def main() -> int:
     """Run the command line on the arguments of the process; returns the exit status."""
+    bear_any_encoding(sys.stdout)
     try:
         from palora.cli import main as run
     except MissingPackageError as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import sys
 from typing import Any
 
 from palora.errors import PaloraError
@@ -34,9 +37,24 @@ def need(module: str, purpose: str) -> Any:
     """
     package = module.split(".")[0]
     try:
-        return importlib.import_module(module)
+        return _drawing(module) if package == "matplotlib" else importlib.import_module(module)
     except ImportError as error:
         raise MissingPackageError(
             f"{purpose} needs {package}, which cannot be imported here ({error}): "
             f"pip install '{REQUIREMENTS[package]}'."
         ) from error
+
+
+def _drawing(module: str) -> Any:
+    """matplotlib for figures that are saved and never shown, whatever MPLBACKEND says: a notebook hands the name of its
+    own backend down to the commands that it starts, where matplotlib may not know it and then cannot be imported."""
+    named = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    try:
+        found = importlib.import_module(module)
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    if named:  # what importing matplotlib would have done with it
+        with contextlib.suppress(ValueError):
+            sys.modules["matplotlib"].rcParams["backend"] = named  # type: ignore[attr-defined]
+    return found

@@ -14,6 +14,12 @@ from palora.errors import PaloraError
 from palora.optional import need
 
 
+def beside(name: str) -> bool:
+    """Whether a file is none of the set's: a Mac puts "._x" beside each file x in its archives, and on foreign disks,
+    under the same ending, or all of them below "__MACOSX"."""
+    return any(part.startswith("._") or part == "__MACOSX" for part in name.split("/"))
+
+
 class Pictures:
     """The files of a zip file, or of a folder and those below it."""
 
@@ -22,17 +28,17 @@ class Pictures:
         self.path, self.remedy = path, remedy
         self._zip: zipfile.ZipFile | None = None
         if path.is_dir():
-            found = ((file, file.stat()) for file in sorted(path.rglob("*")) if file.is_file())
-            self.stamps = {
-                file.relative_to(path).as_posix(): f"{about.st_size} {about.st_mtime_ns}" for file, about in found
-            }
+            files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*"))}
+            found = {name: file.stat() for name, file in files.items() if not beside(name) and file.is_file()}
+            self.stamps = {name: f"{about.st_size} {about.st_mtime_ns}" for name, about in found.items()}
             return
         try:
             self._zip = zipfile.ZipFile(path)
         except (OSError, zipfile.BadZipFile) as error:
             raise PaloraError(f"{path} is damaged or cut short ({error}). {remedy}") from error
         members = sorted(self._zip.infolist(), key=lambda member: member.filename)
-        self.stamps = {member.filename: f"{member.CRC:08x}" for member in members if not member.is_dir()}
+        kept = [member for member in members if not member.is_dir() and not beside(member.filename)]
+        self.stamps = {member.filename: f"{member.CRC:08x}" for member in kept}
         """File → what changes with its content: the checksum in the zip file, or size and time of change."""
 
     @property

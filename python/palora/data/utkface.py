@@ -2,9 +2,10 @@
 
 The labels are in the file names, AGE_GENDER_RACE_DATE.jpg.chip.jpg. Five names of the official set are malformed:
 two still say all three labels, three lack one and are left out, so 23,705 of its 23,708 faces are used. Any other name
-without labels is an error. The age is standardised by the training faces (the authors' code: by all faces) and learnt
-with the Huber loss (δ = 1). 70/10/20 per cent for training, validation and testing by a fixed permutation, the shares
-of the authors' code (PaMaL paper: 80/20).
+without labels is an error. A face that lies in several folders, as in copies of the set that hold it twice, is used
+once, known by its labels and date. The age is standardised by the training faces (the authors' code: by all faces) and
+learnt with the Huber loss (δ = 1). 70/10/20 per cent for training, validation and testing by a fixed permutation, the
+shares of the authors' code (PaMaL paper: 80/20).
 
 The faces may be used for non-commercial research only, so nothing here downloads them.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from palora.data.cache import cached
 from palora.data.download import Progress
 from palora.data.entry import Entry, Folder
 from palora.data.lazy import Batch, Lazy
-from palora.data.pictures import Pictures
+from palora.data.pictures import Pictures, beside
 from palora.data.places import missing, places
 from palora.data.types import Dataset, TaskSpec
 from palora.errors import PaloraError
@@ -111,7 +113,7 @@ def load(
 
 
 def labelled(pictures: Pictures) -> dict[str, tuple[int, int, int]]:
-    """File name → (age, gender, race), without the known names that lack one.
+    """File name → (age, gender, race), each face once, without the known names that lack a label.
 
     PaloraError if there are no faces, or a name says something else.
     """
@@ -128,7 +130,22 @@ def labelled(pictures: Pictures) -> dict[str, tuple[int, int, int]]:
             f"{pictures.path} is not UTKFace: of {len(jpegs):,} .jpg files {len(strange):,} have no name of the form "
             f"AGE_GENDER_RACE_DATE (age up to {OLDEST}, gender 0 or 1, race 0 … 4){example}. {_REMEDY}"
         )
-    return found
+    once = _once(found)
+    return {name: labels for name, labels in found.items() if name in once}
+
+
+def _once(names: Iterable[str]) -> set[str]:
+    """Of the files of each face, AGE_GENDER_RACE_DATE, the one in the folder that holds most: with copies both sides of
+    a split would see it."""
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    faces: dict[str, str] = {}
+    for folder in sorted(folders, key=lambda folder: (-len(folders[folder]), folder)):
+        for name in folders[folder]:
+            match = _NAME.match(name.rsplit("/", 1)[-1])
+            faces.setdefault(match[0] if match else name, name)
+    return set(faces.values())
 
 
 def _decode(pictures: Pictures, named: dict[str, tuple[int, int, int]], progress: Progress | None) -> dict[str, Tensor]:
@@ -144,11 +161,11 @@ def locate(folder: Folder = None) -> Path | None:
     """The zip file, or the folder in which or below which the .jpg files lie."""
     own, root = places(folder, "utkface")
     for place in (own, root):
-        zipped = sorted(place.glob("*[uU][tT][kK]*.zip")) if place.is_dir() else []
+        zipped = [path for path in sorted(place.glob("*[uU][tT][kK]*.zip")) if not beside(path.name)]
         if zipped:
             return zipped[0]
     pictures = (place for place in (own, own / "UTKFace", root / "UTKFace") if place.is_dir())
-    return next((place for place in pictures if any(place.glob("*.jpg"))), None)
+    return next((place for place in pictures if any(not beside(path.name) for path in place.glob("*.jpg"))), None)
 
 
 def prepare(folder: Folder = None, progress: Progress | None = None) -> Path:

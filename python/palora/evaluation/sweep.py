@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from palora.evaluation.front import Front
 from palora.evaluation.measures import Measure
-from palora.evaluation.trees import map_tensors
+from palora.precision import wide, with_float64
 from palora.rays.checks import whole
+from palora.trees import first_tensor, map_tensors
 
 Forward = Callable[[nn.Module, Any, Tensor], Any]
 
@@ -37,8 +39,9 @@ def sweep(
         model: adapted by :func:`palora.adapt`; or any other module, which has no preferences and is one
             point: `rays` is then the one row that it is shown at.
         batches: pairs (inputs, targets), gone through once. `inputs` is what ``model(inputs)`` takes,
-            `targets` a tensor or nested tuples, lists and dictionaries of tensors. Both are moved to the
-            model's device. Batches may differ in size: every sample counts the same.
+            `targets` a tensor or nested tuples, lists, mappings and dataclasses of tensors; arrays of NumPy
+            are taken for tensors. Both are moved to the model's device. Batches may differ in size: every
+            sample counts the same.
         loss_fn: (outputs, targets) → (rows, T), the loss of each sample on each task. A pass over m rays and
             n samples has m·n rows, ray-major: outputs and targets both have all samples of the first ray
             first.
@@ -52,7 +55,8 @@ def sweep(
             metrics are called "<name>/<task>".
 
     The model is in evaluation mode for the duration, and every module back in its own mode afterwards. No
-    gradients. Sums are kept in float64. Raises ValueError for wrong shapes and if there are no samples.
+    gradients. Sums are kept in float64. Raises ValueError for wrong shapes and if there are no samples, TypeError
+    for batches that are not pairs.
     """
     rays = torch.as_tensor(rays).detach()
     rays = rays if rays.is_floating_point() else rays.float()
@@ -61,22 +65,23 @@ def sweep(
         raise ValueError(f"`rays` should have shape (rays, tasks) or (tasks,). Found {tuple(rays.shape)}.")
     if rays_per_pass is not None:
         whole("rays_per_pass", rays_per_pass, 1)
+    own = forward is not None
     forward = forward or _usual_forward(model, len(rays))
     device = _device(model)
     groups = rays.to(device).split(rays_per_pass or len(rays))
     totals = [_Totals() for _ in groups]
     measures = measures or {}
 
-    def to_device(part: Tensor) -> Tensor:
-        return part.to(device)
+    def ready(part: Any) -> Any:
+        return map_tensors(lambda tensor: tensor.to(device), part, lambda leaf: _from_array(leaf, device))
 
     with _evaluating(model), torch.no_grad():
         for batch in batches:
-            inputs, targets = (map_tensors(to_device, part) for part in batch)
+            inputs, targets = (ready(part) for part in _pair(batch, own))
             for group, total in zip(groups, totals, strict=True):
                 answers = forward(model, inputs, group)
                 for task, measure in measures.items():
-                    total.add_sums(task, measure.sums(answers[task], targets[task]))
+                    total.add_sums(task, measure.sums(with_float64(answers[task]), with_float64(targets[task])))
                 outputs = map_tensors(lambda part: part.flatten(0, 1), answers)
                 rows = _for_every_ray(targets, len(group))
                 total.add(group, loss_fn(outputs, rows), metric_fn(outputs, rows) if metric_fn else {})
@@ -91,9 +96,45 @@ def sweep(
     return Front(rays, losses, metrics, tuple(tasks), note)
 
 
+def _pair(batch: Any, any_inputs: bool) -> tuple[Any, Any]:
+    """The two parts of a batch; what else loaders give is refused with what it is and how to make a pair of it.
+
+    ``any_inputs``: a `forward` of the caller's own says what inputs are.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        inputs, targets = batch
+        plain = inputs is None or isinstance(inputs, (str, int, float, list, tuple, Mapping))
+        if any_inputs or not plain or first_tensor(inputs) is not None or _arrays(inputs):
+            return inputs, targets
+        found = f"a pair whose inputs are {type(inputs).__name__} without a tensor"
+    elif isinstance(batch, (tuple, list)):
+        found = f"a {type(batch).__name__} of {len(batch)}"
+    elif isinstance(batch, Mapping):
+        found = f"a {type(batch).__name__} with the keys {', '.join(map(str, batch))}"
+    else:
+        found = f"a {type(batch).__name__}"
+        found += f" of shape {tuple(batch.shape)}" if isinstance(batch, (Tensor, np.ndarray)) else ""
+    raise TypeError(
+        f"`batches` should yield pairs (inputs, targets) of tensors or containers of them. Found {found}; make pairs "
+        "of it, as in ((x, (y1, y2)) for x, y1, y2 in loader) or ((b['x'], b['y']) for b in loader)."
+    )
+
+
+def _arrays(tree: Any) -> bool:
+    found: list[Any] = []
+    map_tensors(lambda tensor: tensor, tree, lambda leaf: found.append(leaf) if isinstance(leaf, np.ndarray) else leaf)
+    return bool(found)
+
+
+def _from_array(leaf: Any, device: torch.device) -> Any:
+    """An array of numbers as a tensor; other leaves as they are."""
+    numbers = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+    return torch.as_tensor(leaf, device=device) if numbers else leaf
+
+
 def _for_every_ray(targets: Any, m: int) -> Any:
-    """Targets (n, …) repeated to m·n rows, ray-major, as the outputs are."""
-    return map_tensors(lambda part: part.repeat(m, *(1,) * (part.ndim - 1)), targets)
+    """Targets (n, …) repeated to m·n rows, ray-major, as the outputs are; a tensor without dimensions stays."""
+    return map_tensors(lambda part: part.repeat(m, *(1,) * (part.ndim - 1)) if part.ndim else part, targets)
 
 
 @dataclass
@@ -114,14 +155,14 @@ class _Totals:
                 f"`loss_fn` should return the loss of each sample on each task, shape ({m}·samples, {tasks}) "
                 f"for {m} rays. Found shape {tuple(losses.shape)}; do not average over the samples."
             )
-        self.losses = self.losses + losses.double().unflatten(0, (m, rows // m)).sum(1)
+        self.losses = self.losses + wide(losses).unflatten(0, (m, rows // m)).sum(1)
         for name, values in metrics.items():
             if values.shape != (rows,):
                 raise ValueError(
                     f"`metric_fn` should return one value a sample, shape ({rows},), for {name!r}. "
                     f"Found shape {tuple(values.shape)}."
                 )
-            total = values.double().unflatten(0, (m, rows // m)).sum(1)
+            total = wide(values).unflatten(0, (m, rows // m)).sum(1)
             self.metrics[name] = self.metrics[name] + total if name in self.metrics else total
         self.samples += rows // m
         self.dtype = losses.dtype

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import palora_kernels
-from palora.layers.ray_layer import RayLayer
+from palora.layers.ray_layer import RAY_ATTRIBUTES, RayLayer
 
 
 def check_settings(tasks: int, rank: int, alpha: float) -> None:
@@ -59,16 +59,21 @@ class Adapter(RayLayer):
         """What the adapter adds to the layer, by name."""
         return {"lora_A": self.lora_A, "lora_B": self.lora_B}
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """lora_A and lora_B in the weight's dtype: adapters may be kept in float32 on a base in 16 bits."""
+        dtype = self.base_weight().dtype
+        return self.lora_A.to(dtype), self.lora_B.to(dtype)
+
     def merged_weight(self, ray: Tensor) -> Tensor:
         """W_lambda, the weight's shape, for one ray (T,)."""
-        return palora_kernels.merge(self.weight, self.lora_A, self.lora_B, self.scaled(ray))
+        return palora_kernels.merge(self.base_weight(), self.lora_A, self.lora_B, self.scaled(ray))
 
     def merged(self, ray: Tensor) -> nn.Module:
         with torch.no_grad():
             self.weight.copy_(self.merged_weight(ray))
         for name in self.own_parameters():
             delattr(self, name)
-        for name in ("tasks", "rank", "alpha", "form", "rays_state"):
+        for name in (*RAY_ATTRIBUTES, "rank", "alpha", "form"):
             self.__dict__.pop(name, None)
         self.__class__ = nn.Linear if isinstance(self, nn.Linear) else nn.Conv2d  # type: ignore[assignment]
         return self

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from palora.layers import private
+from palora.layers.by_hand import checked_index
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Mode, RayState, Slot
-from palora.layers.wiring import connect, ray_layers, states_of
+from palora.layers.wiring import connect, ray_modules, states_of
+from palora.precision import widest
 
 
 def _state(model: nn.Module) -> RayState:
@@ -23,8 +25,7 @@ def _state(model: nn.Module) -> RayState:
         )
     if len(states) == 1 and states[0] is not None:
         return states[0]
-    layers = ray_layers(model)
-    tasks = {layer.tasks for layer in layers.values()}
+    tasks = {layer.tasks for layer in ray_modules(model)}
     if len(tasks) > 1:
         raise ValueError(f"`model` has adapted layers of different numbers of tasks: {sorted(tasks)}.")
     state = RayState(tasks.pop())
@@ -34,10 +35,16 @@ def _state(model: nn.Module) -> RayState:
 
 def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
     tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
-    if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
-        tensor = tensor.to(torch.float32)
     device = layer.weight.device
+    tensor = tensor.to(ray_dtype(tensor, device))
     return tensor.to(device, non_blocking=may_run_ahead(tensor, device))
+
+
+def ray_dtype(rays: Tensor, device: torch.device) -> torch.dtype:
+    """float32 or wider, as given; float32 on a device that has nothing wider."""
+    if not rays.is_floating_point() or rays.dtype in (torch.float16, torch.bfloat16):
+        return torch.float32
+    return widest(device) if rays.dtype == torch.float64 else rays.dtype
 
 
 def may_run_ahead(tensor: Tensor, device: torch.device) -> bool:
@@ -56,6 +63,8 @@ class at:
         rays: (T,), one preference: the model returns its ordinary output. (M, T): every batch-first tensor argument
             grows from n to M*n rows, ray-major, and so does the output. Tensor, array or nested list.
         per_sample: rays is (n, T) and row i of the batch uses ray i; nothing is expanded.
+        rows: (P,) integers: the batch's P rows as they come, row i at ``rays[rows[i]]`` of rays (M, T). For batches of
+            packed or gathered rows; nothing is expanded.
 
     Rays outside the simplex are allowed (the papers probe (1, -1)); gradients flow to ``rays`` if it requires them.
 
@@ -63,9 +72,9 @@ class at:
         ValueError: no adapted layers, or rays that do not fit the model's tasks.
     """
 
-    def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False) -> None:
+    def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False, rows: Any = None) -> None:
         self.state = _state(model)
-        layer = next(iter(ray_layers(model).values()))
+        layer = ray_modules(model)[0]
         tensor = _as_tensor(rays, layer)
         tasks = self.state.tasks
         allowed = (2,) if per_sample else (1, 2)
@@ -74,12 +83,21 @@ class at:
             raise ValueError(f"`rays` should have shape {expected}. Found {tuple(tensor.shape)}.")
         self.mode: Mode = "per_sample" if per_sample else ("one" if tensor.dim() == 1 else "many")
         self.rays = tensor[None] if tensor.dim() == 1 else tensor
+        self.rows: Tensor | None = None
+        self.groups = 0
+        if rows is not None:
+            if self.mode != "many":
+                raise ValueError("`rows` goes with rays of shape (M, T), and without per_sample.")
+            self.rows, self.groups = checked_index(rows, self.rays.shape[0], self.rays.device), self.rays.shape[0]
+            self.mode, self.rays = "per_sample", self.rays[self.rows]
         self.before: Slot | None = None
 
     def __enter__(self) -> None:
         task = -1 if torch.compiler.is_compiling() else private.graph_task()
         self.before = self.state.local.slot
-        self.state.local.slot = Slot(self.rays, self.mode, task)
+        slot = Slot(self.rays, self.mode, task)
+        slot.index, slot.groups = self.rows, self.groups
+        self.state.local.slot = slot
 
     def __exit__(
         self,

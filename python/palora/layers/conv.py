@@ -105,14 +105,15 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
                 f"PaLoRAConv2d expected an input of shape (P, C, H, W). Found {tuple(x.shape)}; "
                 "add a batch dimension with x[None]."
             )
-        rows, rays, shared = route(self, x)
+        rows, rays, shared, layout = route(self, x)
         rows, padding = padded(self, rows)
-        return palora_kernels.conv2d(
+        A, B = self.factors()
+        y = palora_kernels.conv2d(
             rows,
-            self.weight,
+            self.base_weight(),
             self.bias,
-            self.lora_A,
-            self.lora_B,
+            A,
+            B,
             self.scaled(rays),
             stride=self.stride,  # type: ignore[arg-type]
             padding=padding,
@@ -120,3 +121,5 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
+        y = self.for_hooks(y)
+        return y if layout is None else layout.restored(y)

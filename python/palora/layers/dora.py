@@ -33,9 +33,9 @@ class _Magnitude(Adapter):
     def merged_weight(self, ray: Tensor) -> Tensor:
         """W_lambda for one ray (T,), or (M, ...) for many (M, T)."""
         rays = ray if ray.dim() == 2 else ray[None]
-        V = palora_kernels.merge(self.weight, self.lora_A, self.lora_B, self.scaled(rays))
+        V = palora_kernels.merge(self.base_weight(), self.lora_A, self.lora_B, self.scaled(rays))
         scale = self.magnitude / _lengths(V).clamp_min(torch.finfo(V.dtype).tiny)
-        W = V * scale.view(*scale.shape, *(1,) * (V.dim() - 2))
+        W = (V * scale.view(*scale.shape, *(1,) * (V.dim() - 2))).to(V.dtype)
         return W if ray.dim() == 2 else W[0]
 
     def _every_ray_its_own(self, rays: Tensor) -> Tensor:
@@ -52,9 +52,11 @@ class DoRALinear(_Magnitude, PaLoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P, ..., in_features) -> (M*n, ..., out_features), ray-major."""
-        rows, rays, shared = route(self, x)
+        rows, rays, shared, layout = route(self, x)
         weights, own = self.merged_weight(rays), self._every_ray_its_own(rays)
-        return palora_kernels.linear_delta(rows, None, self.bias, weights, own, shared=shared)
+        y = palora_kernels.linear_delta(rows, None, self.bias, weights, own, shared=shared)
+        y = self.for_hooks(y)
+        return y if layout is None else layout.restored(y)
 
 
 class DoRAConv2d(_Magnitude, PaLoRAConv2d):
@@ -62,9 +64,9 @@ class DoRAConv2d(_Magnitude, PaLoRAConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P, C, H, W) -> (M*n, O, Ho, Wo), ray-major."""
-        rows, rays, shared = route(self, x)
+        rows, rays, shared, layout = route(self, x)
         rows, padding = padded(self, rows)
-        return palora_kernels.conv2d_delta(
+        y = palora_kernels.conv2d_delta(
             rows,
             None,
             self.bias,
@@ -76,3 +78,5 @@ class DoRAConv2d(_Magnitude, PaLoRAConv2d):
             groups=self.groups,
             shared=shared,
         )
+        y = self.for_hooks(y)
+        return y if layout is None else layout.restored(y)

@@ -11,7 +11,7 @@ import palora_kernels
 from palora.layers.adapter import shallow_copy
 from palora.layers.conv import padded
 from palora.layers.norm import SWAPS, RayNorm, swap_out
-from palora.layers.ray_layer import RayLayer
+from palora.layers.ray_layer import RAY_ATTRIBUTES, RayLayer
 from palora.layers.routing import route
 
 CHANNEL_NORMS = (*SWAPS, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -33,9 +33,9 @@ class EnsembleLinear(RayLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P, ..., K) -> (M*n, ..., O), ray-major."""
-        rows, rays, shared = route(self, x)
+        rows, rays, shared, _ = route(self, x)
         bias = None if self.bias is None else mix(rays, self.bias)
-        return palora_kernels.linear_delta(rows, None, bias, self.weight, rays, shared=shared)
+        return self.for_hooks(palora_kernels.linear_delta(rows, None, bias, self.base_weight(), rays, shared=shared))
 
     def merged(self, ray: Tensor) -> nn.Module:
         return _merged(self, ray, nn.Linear)
@@ -49,13 +49,13 @@ class EnsembleConv2d(RayLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P, C, H, W) -> (M*n, O, Ho, Wo), ray-major."""
-        rows, rays, shared = route(self, x)
+        rows, rays, shared, _ = route(self, x)
         rows, padding = padded(self, rows)
-        return palora_kernels.conv2d_delta(
+        y = palora_kernels.conv2d_delta(
             rows,
             None,
             None if self.bias is None else mix(rays, self.bias),
-            self.weight,
+            self.base_weight(),
             rays,
             stride=self.stride,  # type: ignore[arg-type]
             padding=padding,
@@ -63,6 +63,7 @@ class EnsembleConv2d(RayLayer, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
+        return self.for_hooks(y)
 
     def merged(self, ray: Tensor) -> nn.Module:
         return _merged(self, ray, nn.Conv2d)
@@ -73,7 +74,7 @@ def _merged(layer: RayLayer, ray: Tensor, plain: type[nn.Module]) -> nn.Module:
         if parameter is not None:
             mixed = mix(ray[None], parameter.detach())[0]
             layer._parameters[name] = nn.Parameter(mixed, requires_grad=parameter.requires_grad)
-    for name in ("tasks", "rays_state"):
+    for name in RAY_ATTRIBUTES:
         layer.__dict__.pop(name, None)
     layer.__class__ = plain  # type: ignore[assignment]
     return layer
@@ -106,7 +107,7 @@ class EnsembleNorm(RayLayer):
         """x (M*n, C, ...), or (M*n, ..., features) for layer normalisation; ray-major."""
         rays = route(self, x).rays
         z = self.statistics(x)
-        y = z.unflatten(0, (len(rays), x.shape[0] // len(rays))) * self._spread(mix(rays, self.weight), z)
+        y = z.unflatten(0, (len(rays), x.shape[0] // len(rays))) * self._spread(mix(rays, self.base_weight()), z)
         if self.bias is not None:
             y = y + self._spread(mix(rays, self.bias), z)
         return y.flatten(0, 1).to(z.dtype)

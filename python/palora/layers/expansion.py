@@ -5,23 +5,32 @@ Rows are ray-major: ray 0's n samples first. Between expansion and the output no
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from palora.layers import private
-from palora.layers.state import RayState, Slot
+from palora.layers import private, trial
+from palora.layers.arguments import Growth, Rules
+from palora.layers.ray_layer import RayLayer
+from palora.layers.routing import RowsError
+from palora.layers.state import Expanded, RayState, Slot
+from palora.trees import hidden_tensors, map_tensors
 
-# torch's convention: two-dimensional masks under these names are (L, L) or (L, S), never batch-first.
-_UNBATCHED_MASKS = ("attn_mask", "src_mask", "tgt_mask", "memory_mask", "mask")
+
+class UnusedAdapterWarning(UserWarning):
+    """Adapters that a pass of their model left out; ``warnings.simplefilter("error", ...)`` makes it an error."""
 
 
 class EnterPass:
     """Forward pre-hook of the adapted model: a new pass begins, its batch size is not known yet."""
 
-    def __init__(self, state: RayState) -> None:
+    def __init__(self, state: RayState, rules: Rules, tried: bool = True) -> None:
         self.state = state
+        self.rules = rules
+        self.trial = tried
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         slot = self.state.current()
@@ -29,26 +38,75 @@ class EnterPass:
             return
         if slot.depth == 0:
             slot.rows = None
+            if not torch.compiler.is_compiling() and not slot.revived:
+                slot.used = set()
+                if slot.mode != "one" and slot.trial is None:
+                    slot.known = trial.known(module, self.state, self.rules, slot, args, kwargs) if self.trial else None
+                    if slot.mode == "per_sample":
+                        learned = None if slot.known is None else slot.known.learned(self.rules)
+                        _check_batch(slot, self.rules.growth(args, kwargs, learned), args, kwargs)
         slot.depth += 1
 
 
-class LeavePass:
-    """Forward hook that ends what `EnterPass` began, also after an exception."""
+def _check_batch(slot: Slot, growth: Growth | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if growth is None or growth.rows == slot.count:
+        return
+    shapes = [tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+    raise RowsError(
+        f"The batch should have one row a ray of `rays` (per_sample=True): {slot.count} rows, and inside the model a "
+        f"multiple of {slot.count}. Found a batch of {growth.rows} in arguments of shape "
+        f"{', '.join(map(str, shapes))}; packed rows are given to rays with palora.at(..., rows=...)."
+    )
 
-    def __init__(self, state: RayState) -> None:
+
+class LeavePass:
+    """Forward hook that ends what `EnterPass` began, also after an exception; and names layers that were left out."""
+
+    def __init__(self, state: RayState, names: tuple[str, ...]) -> None:
         self.state = state
+        self.names = names
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         slot = self.state.current()
-        if slot is not None:
-            slot.depth = max(slot.depth - 1, 0)
+        if slot is None:
+            return
+        slot.depth = max(slot.depth - 1, 0)
+        if slot.depth > 0 or torch.compiler.is_compiling() or slot.revived or slot.trial is not None:
+            return
+        if output is not None and len(slot.used) < len(self.names):  # None: the pass failed
+            self._report(module, slot.used)
+
+    def _report(self, model: nn.Module, used: set[str]) -> None:
+        idle = [name for name in self.names if name not in used and name not in self.state.reported]
+        self.state.reported.update(idle)
+        if idle:  # compiled code does not say which layers it runs
+            compiled = tuple(name for name, module in model.named_modules() if _is_compiled(module))
+            hidden = {layer.rays_name for name in compiled for layer in _ray_layers(model.get_submodule(name))}
+            idle = [name for name in idle if name not in hidden]
+        if idle:
+            some = ", ".join(repr(name) for name in idle[:8]) + (f" and {len(idle) - 8} more" if len(idle) > 8 else "")
+            warnings.warn(
+                f"A pass did not apply the adapters of {some}: the layers were not called, though their weights may "
+                "have been used in another way. Leave them unadapted with `exclude` if that is always so.",
+                UnusedAdapterWarning,
+                stacklevel=2,
+            )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+
+
+def _ray_layers(module: nn.Module) -> list[RayLayer]:
+    return [child for child in module.modules() if isinstance(child, RayLayer)]
 
 
 class EnterExpansion:
     """Forward pre-hook of an expansion point: expand every batch-first tensor argument from n to M*n rows."""
 
-    def __init__(self, state: RayState) -> None:
+    def __init__(self, state: RayState, rules: Rules) -> None:
         self.state = state
+        self.rules = rules
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -56,12 +114,30 @@ class EnterExpansion:
         slot = self.state.current()
         if slot is None:
             return args, kwargs
+        if slot.revived and slot.mode == "many":
+            slot = self._recomputed(slot, args, kwargs)
         slot.inside += 1
-        if slot.inside == 1 and not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            slot.first_node = private.next_number()
-        if slot.mode != "many" or slot.inside > 1:
+        if slot.inside == 1 and not torch.compiler.is_compiling():
+            # Without gradients: the node inside which this runs, reentrant checkpointing's perhaps.
+            slot.first_node = private.next_number() - (0 if torch.is_grad_enabled() else 1)
+        if slot.inside > 1:
             return args, kwargs
-        return expand_arguments(slot, args, kwargs)
+        if slot.trial is not None:
+            return slot.trial.enter(self.rules, slot, args, kwargs)  # type: ignore[no-any-return]
+        if slot.mode != "many":
+            return args, kwargs
+        return expand_arguments(self.rules, slot, args, kwargs)
+
+    def _recomputed(self, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Slot:
+        """A recomputation that begins before this point, with n rows, gets a slot of its own that expands them."""
+        learned = None if slot.known is None else slot.known.learned(self.rules)
+        growth = self.rules.growth(args, kwargs, learned)
+        if growth is None or growth.rows != slot.rows or slot.count == 1:
+            return slot
+        fresh = slot.like(private.graph_task())
+        fresh.rows, fresh.outer = None, self.state.local.slot or _NOTHING
+        self.state.local.slot = fresh
+        return fresh
 
 
 class LeaveExpansion:
@@ -77,77 +153,71 @@ class LeaveExpansion:
         slot.inside = max(slot.inside - 1, 0)
         if slot.inside > 0:
             return
-        if not torch.compiler.is_compiling() and torch.is_grad_enabled():
-            last = private.next_number()
-            self.state.remember(last if slot.first_node is None else slot.first_node, last, slot)
+        if not torch.compiler.is_compiling() and slot.trial is None:
+            self._remember(slot)
         slot.expanded = []
-        if slot.depth == 0:
+        if slot.outer is not None:
+            self.state.local.slot = None if slot.outer is _NOTHING else slot.outer
+        elif slot.depth == 0:
             slot.rows = None
 
+    def _remember(self, slot: Slot) -> None:
+        if torch.is_grad_enabled():
+            last = private.next_number()
+            self.state.remember(last if slot.first_node is None else slot.first_node, last, slot)
+        elif not torch.is_inference_mode_enabled() and slot.first_node is not None:
+            self.state.remember_without_graph(slot.first_node, slot)
 
-def _first_tensor(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value if value.dim() > 0 else None
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            found = _first_tensor(item)
-            if found is not None:
-                return found
-    return None
+
+# What an expansion point returns to that opened a slot where there was none.
+_NOTHING = Slot(torch.empty(0, 0), "one", -1)
 
 
 def expand_arguments(
-    slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
+    rules: Rules, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Repeat every tensor whose first dimension is the batch. The batch size is that of the first tensor argument.
-
-    Two-dimensional masks in the arguments that torch's transformers call attn_mask, src_mask, ... are not batch-first
-    and stay as they are.
-    """
-    first = _first_tensor(args)
-    if first is None:
-        first = _first_tensor(kwargs)
-    if first is None:
+    """Repeat every tensor that has the batch, M times in the dimension where it has it."""
+    growth = rules.growth(args, kwargs, None if slot.known is None else slot.known.learned(rules))
+    if growth is None:
         raise ValueError(
             "The model was called under several rays without a tensor argument to expand. "
             "Pass the batch as a tensor, or use one ray at a time."
         )
-    n = first.shape[0]
-    if slot.rows is not None and n == slot.rows * slot.count:
+    if slot.rows is not None and growth.rows == slot.rows * slot.count:
         return args, kwargs  # an earlier expansion point of this pass has expanded it already
-    slot.rows = n
-    new_args = tuple(_expand(slot, n, value) for value in args)
-    new_kwargs = {
-        name: value if _is_unbatched_mask(name, value) else _expand(slot, n, value) for name, value in kwargs.items()
-    }
-    return new_args, new_kwargs
+    slot.rows = growth.rows
+    if slot.count == 1:
+        return args, kwargs
 
-
-def _is_unbatched_mask(name: str, value: Any) -> bool:
-    return name in _UNBATCHED_MASKS and isinstance(value, Tensor) and value.dim() == 2
-
-
-def _expand(slot: Slot, n: int, value: Any) -> Any:
-    if isinstance(value, Tensor):
-        if value.dim() == 0 or value.shape[0] != n or slot.count == 1:
+    def grown(path: str, value: Tensor) -> Tensor:
+        axis = growth.axes[path]
+        if axis is None:
             return value
-        expanded = torch.cat([value] * slot.count)  # keeps channels_last, unlike repeat
-        slot.expanded.append((expanded, value))
-        return expanded
-    if isinstance(value, tuple):
-        items = [_expand(slot, n, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, list):
-        return [_expand(slot, n, item) for item in value]
-    if isinstance(value, dict):
-        return {key: _expand(slot, n, item) for key, item in value.items()}
-    return value
+        compiling = torch.compiler.is_compiling()
+        if not compiling and torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode have no version
+                many = torch.cat([value] * slot.count, dim=axis)
+        else:
+            many = torch.cat([value] * slot.count, dim=axis)  # keeps channels_last, unlike repeat
+        version = 0 if compiling else many._version
+        if axis == 0:
+            slot.expanded.append(Expanded(many, value, version))
+        return many
+
+    def refuse(leaf: Any) -> Any:
+        if isinstance(leaf, PackedSequence) or any(t.shape[0] == growth.rows for t in hidden_tensors(leaf)):
+            raise TypeError(
+                f"The model was called under {slot.count} rays with a {type(leaf).__name__}, whose tensors cannot be "
+                "expanded to a row a ray. Pass tensors, or tuples, lists, mappings or dataclasses of them."
+            )
+        return leaf
+
+    return rules.map(args, kwargs, grown, refuse)
 
 
 def split(outputs: Any, rays: int) -> Any:
-    """Undo the stacking of rays: every tensor (M*n, ...) -> (M, n, ...), through tuples, lists and dicts.
+    """Undo the stacking of rays: every tensor (M*n, ...) -> (M, n, ...), through tuples, lists, mappings and
+    dataclasses, which keep their types (Hugging Face's model outputs among them).
 
     Args:
         outputs: what the adapted model returned under M rays.
@@ -155,18 +225,24 @@ def split(outputs: Any, rays: int) -> Any:
 
     Raises:
         ValueError: a tensor whose first dimension is not a multiple of ``rays``.
+        TypeError: an object of another kind that holds tensors.
     """
-    if isinstance(outputs, Tensor):
-        if outputs.dim() == 0 or outputs.shape[0] % rays:
+    if isinstance(rays, bool) or not isinstance(rays, int) or rays < 1:
+        raise ValueError(f"`rays` should be the number of rays, an integer >= 1. Found {rays!r}.")
+
+    def apart(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] % rays:
             raise ValueError(
-                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(outputs.shape)}."
+                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(tensor.shape)}."
             )
-        return outputs.unflatten(0, (rays, outputs.shape[0] // rays))
-    if isinstance(outputs, tuple):
-        items = [split(item, rays) for item in outputs]
-        return type(outputs)(*items) if hasattr(outputs, "_fields") else tuple(items)
-    if isinstance(outputs, list):
-        return [split(item, rays) for item in outputs]
-    if isinstance(outputs, dict):
-        return {key: split(item, rays) for key, item in outputs.items()}
-    return outputs
+        return tensor.unflatten(0, (rays, tensor.shape[0] // rays))
+
+    def refuse(leaf: Any) -> Any:
+        if hidden_tensors(leaf):
+            raise TypeError(
+                f"`outputs` should be tensors, or tuples, lists, mappings or dataclasses of them. Found a "
+                f"{type(leaf).__name__} that holds tensors, which palora.split cannot take apart."
+            )
+        return leaf
+
+    return map_tensors(apart, outputs, refuse)

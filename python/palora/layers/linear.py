@@ -52,7 +52,8 @@ class PaLoRALinear(Adapter, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P, ..., in_features) -> (M*n, ..., out_features), ray-major."""
-        rows, rays, shared = route(self, x)
-        return palora_kernels.linear(
-            rows, self.weight, self.bias, self.lora_A, self.lora_B, self.scaled(rays), shared=shared
-        )
+        rows, rays, shared, layout = route(self, x)
+        A, B = self.factors()
+        y = palora_kernels.linear(rows, self.base_weight(), self.bias, A, B, self.scaled(rays), shared=shared)
+        y = self.for_hooks(y)
+        return y if layout is None else layout.restored(y)

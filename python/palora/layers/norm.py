@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from palora.layers.layouts import Layout, Where
 from palora.layers.state import RayState, Slot
+from palora.precision import widest
 from palora_kernels.batch_norm import Running, ray_batch_norm
 
 
@@ -20,6 +22,7 @@ class RayNorm(nn.Module):
     """Mixin over torch's batch normalisations; the class is swapped in place, parameters and buffers stay."""
 
     rays_state: RayState
+    row_layout: Where | None = None
     frozen: bool = False
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -34,11 +37,29 @@ class RayNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         slot = self.rays_state.current()
         batch_statistics = self.training or self.running_mean is None
-        if slot is None or slot.mode != "many" or slot.count == 1 or not batch_statistics:
+        if slot is None or not batch_statistics:
             return super().forward(x)
-        if self._expanded(slot, x):
+        if slot.index is not None and slot.groups > 1 and len(slot.index):
+            return self._by_index(x, slot.index, slot.groups)
+        if slot.mode != "many" or slot.count == 1:
+            return super().forward(x)
+        if not self._expanded(slot, x):
+            return self._once_for_all_rays(x, slot.count)
+        if self.row_layout is None or slot.rows is None:
             return self._ray_by_ray(x, slot.count)
-        return self._once_for_all_rays(x, slot.count)
+        layout = Layout(self.row_layout, slot.batch)
+        return layout.restored(self._ray_by_ray(layout.batch_first(x, type(self).__name__), slot.count))
+
+    def _by_index(self, x: Tensor, index: Tensor, rays: int) -> Tensor:
+        """Rows that were given to rays by hand: each ray's by themselves; a ray without rows is passed over."""
+        if x.shape[0] != index.shape[0]:
+            index = index.repeat_interleave(x.shape[0] // index.shape[0])
+        y = torch.empty_like(x)
+        for ray in range(rays):
+            own = (index == ray).nonzero().flatten()
+            if own.shape[0]:
+                y = y.index_copy(0, own, super().forward(x[own]).to(y.dtype))
+        return y
 
     def _ray_by_ray(self, x: Tensor, rays: int) -> Tensor:
         if isinstance(self, nn.SyncBatchNorm):  # its statistics are those of all processes
@@ -71,7 +92,7 @@ class RayNorm(nn.Module):
         before, seen_before = [mean.clone(), var.clone()], seen.clone()
         y = super().forward(x)
         with torch.no_grad():
-            steps = torch.arange(1, rays + 1, device=x.device, dtype=torch.float64)
+            steps = torch.arange(1, rays + 1, device=x.device, dtype=widest(x.device))
             factors = 1 / (seen_before + steps) if self.momentum is None else torch.full_like(steps, self.momentum)
             if self.momentum != 0:
                 remaining = (1 - factors).prod()
@@ -120,5 +141,5 @@ def swap_out(module: RayNorm) -> None:
     """Back to torch's class, in place."""
     plain = {ray: base for base, ray in SWAPS.items()}[type(module)]
     module.__class__ = plain  # type: ignore[assignment]
-    for name in ("rays_state", "frozen"):
+    for name in ("rays_state", "row_layout", "frozen"):
         module.__dict__.pop(name, None)

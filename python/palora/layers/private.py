@@ -47,3 +47,23 @@ def differentiated_number() -> int | None:
     """The number of the node whose gradient is being computed in this thread, or None."""
     node = _current_node()
     return None if node is None else int(node._sequence_nr())
+
+
+_modes: Callable[[], int] = find("_len_torch_dispatch_stack")
+_mode: Callable[[int], Any] = find("_get_dispatch_stack_at")
+_transforms: Callable[[], bool] = find("_are_functorch_transforms_active")
+_tracing: Callable[[], Any] = find("_get_tracing_state")
+
+
+def watched(but: type) -> bool:
+    """Whether something looks at every operation: a dispatch mode, but for one of the class ``but``, torch.func, a
+    tracer, a CUDA graph's capture."""
+    if torch.compiler.is_compiling() or _transforms() or _tracing() is not None:
+        return True
+    if _modes() > 1 or (_modes() == 1 and not isinstance(_mode(0), but)):
+        return True
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+PlainTensors: Any = find("DisableTorchFunctionSubclass")
+"""Inside it subclasses of Tensor are taken as plain tensors."""

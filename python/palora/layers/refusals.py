@@ -6,20 +6,31 @@ adapter on it would silently be left out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from palora.layers.inside import named_inside, synchroniser
 from palora.layers.norm import SWAPS, RayNorm
+
+SEQUENCE_FIRST = (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)
 
 
 class UnsupportedModuleError(TypeError):
-    """A module that cannot be adapted, or that rays cannot pass through."""
+    """A module that cannot be adapted, or that rays cannot pass through; ``module``: its name, if known."""
+
+    module: str = ""
 
 
 def _softmax_over_batch(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)) and module.dim == 0
+    return isinstance(module, (nn.Softmax, nn.LogSoftmax, nn.Softmin)) and module.dim in (0, None)
+
+
+def _or_may(module: nn.Module) -> str:
+    return ", for inputs of three dimensions; say which with dim=..." if module.dim is None else ""
 
 
 def mixing_reason(module: nn.Module) -> str | None:
@@ -32,12 +43,15 @@ def mixing_reason(module: nn.Module) -> str | None:
         return _subclass_of_norm(module)
     if isinstance(module, _InstanceNorm) and module.track_running_stats:
         return "its running statistics average over the rows of all rays; use track_running_stats=False"
-    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention, nn.Transformer)) and not module.batch_first:
-        return "it expects the batch in dimension 1; rays are stacked in dimension 0: use batch_first=True"
+    if isinstance(module, SEQUENCE_FIRST) and not module.batch_first:
+        return (
+            "it expects the batch in dimension 1; rays are stacked in dimension 0: use batch_first=True, or say that "
+            "its batch is there with rows={name: 1} of palora.adapt"
+        )
     if isinstance(module, nn.EmbeddingBag):
         return "its bags are not rows of a batch; use nn.Embedding and a sum"
     if _softmax_over_batch(module):
-        return "it normalises over the batch dimension, across rays"
+        return f"it normalises over the batch dimension, across rays{_or_may(module)}"
     if isinstance(module, nn.Flatten) and module.start_dim == 0:
         return "it flattens the batch dimension, and with it the rays"
     return None
@@ -50,14 +64,31 @@ def _subclass_of_norm(module: nn.Module) -> str:
     )
 
 
-def refuse_mixing(model: nn.Module) -> None:
-    """Raise UnsupportedModuleError for the first module that would mix rays."""
+def refuse_mixing(model: nn.Module, batch_second: Callable[[str], bool] = lambda name: False) -> None:
+    """Raise UnsupportedModuleError for the first module that would mix rays.
+
+    ``batch_second(name)``: whether a module is declared to have its batch in dimension 1, as it is.
+    """
     for name, module in model.named_modules():
+        if isinstance(module, SEQUENCE_FIRST) and batch_second(name):
+            continue
         reason = mixing_reason(module)
         if reason is not None:
             raise UnsupportedModuleError(
                 f"`model` holds {type(module).__name__} {name or '(itself)'!r}, which rays cannot pass: {reason}."
             )
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise UnsupportedModuleError where adapters come too late: their gradients would stay with each process."""
+    wrapper = synchroniser(model)
+    if wrapper is None and any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        wrapper = "fully_shard"
+    if wrapper is not None:
+        raise UnsupportedModuleError(
+            f"`model` is under {wrapper} already, which would not synchronise the adapters' gradients; adapt the plain "
+            "model first, then wrap it."
+        )
 
 
 def adaptable(module: nn.Module) -> bool:
@@ -74,6 +105,11 @@ def refuse_layer(name: str, module: nn.Module, owners: dict[int, tuple[str, nn.M
             f"would be ignored; leave attention unadapted with exclude=['{owner_name or '*'}*'], or write its "
             "projections as nn.Linear."
         )
+    if _of_peft(owner):
+        raise UnsupportedModuleError(
+            f"{name!r} belongs to PEFT's {type(owner).__name__} {owner_name!r}; merge PEFT's adapters first, with "
+            "merge_and_unload(), or leave it unadapted with exclude=[...]."
+        )
     if type(module) not in (nn.Linear, nn.Conv2d):
         raise UnsupportedModuleError(
             f"{name!r} is a {type(module).__name__}, a subclass with behaviour of its own (quantised, parametrised or "
@@ -81,7 +117,7 @@ def refuse_layer(name: str, module: nn.Module, owners: dict[int, tuple[str, nn.M
         )
     if "weight" not in module._parameters:
         raise UnsupportedModuleError(
-            f"The weight of {name!r} is not a parameter of its own (weight or spectral normalisation); "
+            f"The weight of {name!r} is not a parameter of its own (weight or spectral normalisation, or pruning); "
             f"remove that first, or exclude it with exclude=[{name!r}]."
         )
     weight = module._parameters["weight"]
@@ -96,10 +132,20 @@ def _base(module: nn.Module) -> str:
 
 
 def owners_of(model: nn.Module) -> dict[int, tuple[str, nn.Module]]:
-    """id of a module -> (name, parent module), for parents that read their children's weights."""
+    """id of a module -> (name, parent module), for parents that read their children's weights, and PEFT's layers."""
     found: dict[int, tuple[str, nn.Module]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            for child in module.children():
-                found[id(child)] = (name, module)
+    for name, module in named_inside(model):
+        if isinstance(module, nn.MultiheadAttention) or _of_peft(module):
+            for child in module.modules():
+                found.setdefault(id(child), (name, module))
     return found
+
+
+def _of_peft(module: nn.Module | None) -> bool:
+    """Whether this is a layer of PEFT: the wrapped one under "base_layer", its own adapters beside it by name."""
+    if module is None or not isinstance(module._modules.get("base_layer"), nn.Module):
+        return False
+    return type(module).__module__.split(".")[0] == "peft" or any(
+        isinstance(child, (nn.ModuleDict, nn.ParameterDict)) and name.startswith(("lora_", "ia3_", "hada_", "oft_"))
+        for name, child in module._modules.items()
+    )

@@ -23,15 +23,30 @@ Mode = Literal["one", "many", "per_sample"]
 _REMEMBERED_PASSES = 1024
 
 
+class Expanded(NamedTuple):
+    """A tensor of M*n rows, the n rows that it was made of, and its version then: in-place changes raise that."""
+
+    grown: Tensor
+    original: Tensor
+    version: int
+
+
 class Slot:
     """The rays of one ``at`` block.
 
     Attributes:
         rays: (M, T); (1, T) in mode "one"; (n, T) in mode "per_sample".
         inside: how many expansion points the thread is inside of now.
+        depth: how many calls of the adapted model the thread is inside of now.
         first_node: number of the first autograd node that the current pass may make; None where none is recorded.
         rows: batch size before expansion, known while a pass runs.
-        expanded: pairs of (expanded tensor, the tensor it came from) of the current pass.
+        expanded: the tensors that the current pass has expanded.
+        index, groups: where rows were given to rays by hand: the ray of every row, and how many rays there are.
+        used: names of the layers that the current pass has applied.
+        trial: set while a trial pass runs (see `palora.layers.trial`).
+        known: what a trial has found of passes like the current one.
+        outer: the slot to return to, where an expansion point opened this one in a recomputation.
+        revived: whether it stands for a pass that a backward recomputes.
     """
 
     def __init__(self, rays: Tensor, mode: Mode, graph_task: int) -> None:
@@ -42,11 +57,29 @@ class Slot:
         self.first_node: int | None = None
         self.depth = 0
         self.rows: int | None = None
-        self.expanded: list[tuple[Tensor, Tensor]] = []
+        self.expanded: list[Expanded] = []
+        self.index: Tensor | None = None
+        self.groups = 0
+        self.used: set[str] = set()
+        self.trial: Any = None
+        self.known: Any = None
+        self.outer: Slot | None = None
+        self.revived = False
 
     @property
     def count(self) -> int:
         return self.rays.shape[0]
+
+    @property
+    def batch(self) -> int:
+        """Rows of the expanded batch, of which every layer's rows are a multiple."""
+        return self.count * self.rows if self.mode == "many" and self.rows is not None else self.count
+
+    def like(self, graph_task: int) -> Slot:
+        """Another slot with the same rays, outside all passes."""
+        other = Slot(self.rays, self.mode, graph_task)
+        other.rows, other.index, other.groups, other.known = self.rows, self.index, self.groups, self.known
+        return other
 
 
 class _Pass(NamedTuple):
@@ -55,7 +88,7 @@ class _Pass(NamedTuple):
     first_node: int
     last_node: int
     slot: Slot
-    expanded: list[tuple[Any, Any]]  # weak references: remembering a pass must not keep activations alive
+    expanded: list[tuple[Any, Any, int]]  # weak references: remembering a pass must not keep activations alive
 
 
 class _PerThread(threading.local):
@@ -74,6 +107,8 @@ class RayState:
         self.task_names = task_names or tuple(str(t) for t in range(tasks))
         self.local = _PerThread()
         self.passes: deque[_Pass] = deque(maxlen=_REMEMBERED_PASSES)
+        self.known: dict[Any, Any] = {}  # what trials found, by the form of the arguments
+        self.reported: set[str] = set()  # layers whose adapters a pass left out, and that were named
 
     # A thread-local can be neither copied nor pickled; a copy of a model starts without active rays.
     def __deepcopy__(self, memo: dict[int, Any]) -> RayState:
@@ -102,6 +137,11 @@ class RayState:
             return None
         found = [p for p in self.passes if p.first_node <= number < p.last_node]
         if not found:
+            if len(self.passes) == _REMEMBERED_PASSES and number < self.passes[0].first_node:
+                raise RuntimeError(
+                    f"A checkpointed layer is being recomputed whose forward lies more than {_REMEMBERED_PASSES} "
+                    "passes back, so its rays are not known any more; run the backward earlier."
+                )
             return None
         if any(p.slot is not found[0].slot for p in found):
             raise RuntimeError(
@@ -112,18 +152,27 @@ class RayState:
 
     @staticmethod
     def _revived(done: _Pass) -> Slot:
-        slot = Slot(done.slot.rays, done.slot.mode, done.slot.graph_task)
-        slot.inside = 1
-        slot.rows = done.slot.rows
-        for expanded_ref, original_ref in done.expanded:
-            expanded, original = expanded_ref(), original_ref()
-            if expanded is not None:
-                n = expanded.shape[0] // slot.count
-                slot.expanded.append((expanded, expanded[:n] if original is None else original))
+        slot = done.slot.like(done.slot.graph_task)
+        slot.inside, slot.revived = 1, True
+        for grown_ref, original_ref, version in done.expanded:
+            grown, original = grown_ref(), original_ref()
+            if grown is not None:
+                n = grown.shape[0] // slot.count
+                slot.expanded.append(Expanded(grown, grown[:n] if original is None else original, version))
         return slot
 
     def remember(self, first_node: int, last_node: int, slot: Slot) -> None:
-        refs = [(weakref.ref(e), weakref.ref(o)) for e, o in slot.expanded]
-        kept = Slot(slot.rays, slot.mode, slot.graph_task)
-        kept.rows = slot.rows
-        self.passes.append(_Pass(first_node, last_node, kept, refs))
+        refs = [(weakref.ref(e.grown), weakref.ref(e.original), e.version) for e in slot.expanded]
+        self.passes.append(_Pass(first_node, last_node, slot.like(slot.graph_task), refs))
+
+    def remember_without_graph(self, number: int, slot: Slot) -> None:
+        """A pass without gradients: reentrant checkpointing of a whole model runs one, inside the node ``number``.
+
+        If that node is somebody else's, it belongs to an earlier pass, or nothing is ever recomputed for it.
+        """
+        for done in reversed(self.passes):
+            if done.last_node <= number:
+                break
+            if done.first_node <= number:
+                return
+        self.remember(number, number + 1, slot)

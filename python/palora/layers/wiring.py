@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from palora.layers.adapter import Adapter
+from palora.layers.arguments import Rules
 from palora.layers.expansion import EnterExpansion, EnterPass, LeaveExpansion, LeavePass
+from palora.layers.inside import named_inside
 from palora.layers.norm import RayNorm
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import RayState
@@ -18,31 +20,50 @@ HOOKS = (EnterExpansion, EnterPass, LeaveExpansion, LeavePass)
 
 def ray_layers(model: nn.Module) -> dict[str, RayLayer]:
     """Every layer of a model whose weights depend on the ray, by name: adapted ones, and those with members."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, RayLayer)}
+    return {name: module for name, module in named_inside(model) if isinstance(module, RayLayer)}
+
+
+def ray_modules(model: nn.Module) -> list[RayLayer]:
+    """The same without names: what `palora.at` asks for in every step, and what torch.compile can trace."""
+    return [module for module in model.modules() if isinstance(module, RayLayer)]
 
 
 def adapted_layers(model: nn.Module) -> dict[str, Adapter]:
-    """Every adapted layer of a model by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Adapter)}
+    """Every adapted layer of a model by name; of a wrapped one (torch.compile, DDP, ...) by its name inside."""
+    return {name: module for name, module in named_inside(model) if isinstance(module, Adapter)}
 
 
 def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """lora_A and lora_B of every adapted layer: the parameters that learn T times faster in the papers' recipes."""
-    return [p for layer in adapted_layers(model).values() for p in (layer.lora_A, layer.lora_B)]
+    """What the adapters add to every layer, lora_A and lora_B, and magnitude of the family "dora": the parameters that
+    learn T times faster in the papers' recipes."""
+    return [p for layer in adapted_layers(model).values() for p in layer.own_parameters().values()]
 
 
-def connect(model: nn.Module, state: RayState, points: Iterable[nn.Module]) -> None:
-    """Give all adapted and ray-wise layers of ``model`` this state; make ``points`` expand the batch."""
+def connect(
+    model: nn.Module,
+    state: RayState,
+    points: Iterable[nn.Module],
+    expand: Mapping[str, int] | None = None,
+    keep: Sequence[str] = (),
+    trial: bool = True,
+) -> None:
+    """Give all adapted and ray-wise layers of ``model`` this state; make ``points`` expand the batch.
+
+    ``expand`` and ``keep`` name arguments of the points, see `Rules`; ``trial``: stacked passes are tried out first.
+    """
     disconnect(model)
-    for module in model.modules():
+    for name, module in named_inside(model):
         if isinstance(module, (RayLayer, RayNorm)):
             module.rays_state = state
+        if isinstance(module, RayLayer):
+            module.rays_name = name
+    rules = {id(module): Rules(module, expand or {}, list(keep)) for module in (model, *points)}
     # The pass opens before the model's own expansion, and closes after it.
-    model.register_forward_pre_hook(EnterPass(state), with_kwargs=True)
+    model.register_forward_pre_hook(EnterPass(state, rules[id(model)], trial), with_kwargs=True)
     for point in points:
-        point.register_forward_pre_hook(EnterExpansion(state), with_kwargs=True)
+        point.register_forward_pre_hook(EnterExpansion(state, rules[id(point)]), with_kwargs=True)
         point.register_forward_hook(LeaveExpansion(state), always_call=True)
-    model.register_forward_hook(LeavePass(state), always_call=True)
+    model.register_forward_hook(LeavePass(state, tuple(ray_layers(model))), always_call=True)
 
 
 def disconnect(model: nn.Module) -> None:
@@ -61,7 +82,7 @@ def disconnect(model: nn.Module) -> None:
 def states_of(model: nn.Module) -> list[RayState | None]:
     """The distinct states of a model's adapted layers; None stands for layers that were never connected."""
     found: list[RayState | None] = []
-    for layer in ray_layers(model).values():
+    for layer in ray_modules(model):
         if all(layer.rays_state is not state for state in found):
             found.append(layer.rays_state)
     return found

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from palora.precision import wide
+
 Rows = list[list[Tensor | None]]
 """T lists of one gradient a parameter; None where a task does not reach it."""
 
@@ -49,7 +51,7 @@ class TaskGradients:
         total = torch.zeros(self.tasks, self.tasks, dtype=torch.float64)
         for i, shared in enumerate(self.shared):
             if shared:
-                stacked = self.stacked(i).flatten(1).double()
+                stacked = wide(self.stacked(i).flatten(1))
                 total += (stacked @ stacked.T).cpu()
         return total
 
@@ -96,4 +98,4 @@ def add_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
 def inner(left: Sequence[Tensor | None], right: Sequence[Tensor | None]) -> float:
     """⟨left, right⟩ of two gradients, parameter by parameter; None counts as zero."""
     products = [(x.to(y) * y).sum() for x, y in zip(left, right, strict=True) if x is not None and y is not None]
-    return torch.stack(products).double().sum().item() if products else 0.0
+    return wide(torch.stack(products)).sum().item() if products else 0.0

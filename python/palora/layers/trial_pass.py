@@ -1,0 +1,282 @@
+"""The passes of a trial: two batches stacked and each alone, on a replica, and what they show."""
+
+from __future__ import annotations
+
+import copy
+import random
+import types
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from palora.layers.arguments import Growth, Rules
+from palora.layers.comparing import Problem, Seen, compare, compare_outputs
+from palora.layers.layouts import Layout
+from palora.layers.ray_layer import RayLayer
+from palora.layers.refusals import UnsupportedModuleError
+from palora.layers.replica import NoReplica, replica
+from palora.layers.routing import OutsideError, RowsError, describe
+from palora.layers.state import RayState, Slot
+from palora.layers.watching import Watch
+from palora.trees import map_tensors
+
+_FEW = 5  # samples of a larger batch that a trial takes
+_SIMPLE = (int, float, bool, str, bytes, type(None), complex, torch.dtype, torch.device, torch.Size, slice, range)
+
+
+class Known:
+    """What a trial found: where each argument has its batch, by expansion point, and which layers ran."""
+
+    def __init__(self, axes: dict[int, dict[str, int | None]], names: set[str]) -> None:
+        self.axes = axes
+        self.names = names
+
+    def learned(self, rules: Rules) -> dict[str, int | None]:
+        return self.axes.get(id(rules), {})
+
+    def confirm(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
+        """A layer with other than the batch's rows has to be one that the trial has seen."""
+        if module.rays_name not in self.names:
+            raise RowsError(
+                f"{describe(module)} did not run when the rows of this model were tried out, and now has an input of "
+                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give each its ray with `palora.rows`.",
+                module.rays_name,
+            )
+
+
+class Trial:
+    """One pass of a trial, as its slot knows it.
+
+    Args:
+        role: "stacked", both batches; "first" or "second", one alone.
+        points: for every call of an expansion point whether it was the first to see the batch; the stacked pass writes
+            it, the others follow.
+        axes: readings of arguments other than by default, (id of the rules, path) -> dimension.
+    """
+
+    def __init__(self, role: str, points: list[bool], axes: dict[tuple[int, str], int | None]) -> None:
+        self.role, self.points, self.axes = role, points, axes
+        self.watch = Watch()
+        self.calls = 0
+        self.seen: list[Seen] = []
+        self.rows: list[int] = []  # batch sizes, alone
+        self.open: dict[tuple[int, str], list[int | None]] = {}  # arguments that can be read in several ways
+        self.read: dict[int, dict[str, int | None]] = {}  # how they were
+
+    def saw(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
+        if module.row_layout is not None and slot.mode == "one" and slot.rows is not None:
+            x = Layout(module.row_layout, slot.rows).batch_first(x, describe(module))
+        self.seen.append(Seen(module.rays_name, describe(module), x, slot.index, self.watch.chosen(x)))
+
+    def enter(
+        self, rules: Rules, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """An expansion point's arguments: instead of M copies of a batch, two batches, or one of them."""
+        learned = {path: axis for (point, path), axis in self.axes.items() if point == id(rules)}
+        growth = rules.growth(args, kwargs, learned)
+        if growth is None:
+            return args, kwargs
+        if self.role == "stacked":
+            self.points.append(slot.rows is None or growth.rows != slot.rows * 2)
+        first = self.points[self.calls] if self.calls < len(self.points) else True
+        self.calls += 1
+        if not first:
+            return args, kwargs
+        slot.rows = growth.rows
+        self.rows.append(growth.rows)
+        self.read.setdefault(id(rules), {}).update(growth.axes)
+        self._note_open(rules, growth, args, kwargs)
+
+        def changed(path: str, value: Tensor) -> Tensor:
+            axis = growth.axes[path]
+            if axis is None or self.role == "first":
+                return value.clone()
+            other = other_samples(value, axis, growth.rows)
+            return other if self.role == "second" else torch.cat([value, other], dim=axis)
+
+        return rules.map(args, kwargs, changed)
+
+    def _note_open(self, rules: Rules, growth: Growth, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensors = [(path, v) for path, v in rules.tensors(args, kwargs) if v.dim() > 0 and not rules.declared(path)[0]]
+        for place, (path, value) in enumerate(tensors):
+            sizes = list(enumerate(value.shape))
+            ways: list[int | None] = [d for d, size in sizes if size == growth.rows]
+            ways += [d for d, size in sizes if size > growth.rows > 1 and size % growth.rows == 0]
+            now = growth.axes[path]
+            if place > 0 and ways:
+                self.open[id(rules), path] = [now, *(way for way in (*ways, None) if way != now)]
+            elif place == 0 and len(tensors) > 1:
+                self.open[id(rules), path] = [now, None]  # perhaps the batch is the next one
+
+
+def other_samples(value: Tensor, axis: int, n: int) -> Tensor:
+    """Another batch of n valid samples: a selection of the same ones, or the same ones somewhat changed."""
+    half = torch.arange(n, device=value.device) // 2
+    chosen = value.unflatten(axis, (n, -1)).index_select(axis, half).flatten(axis, axis + 1)
+    if not torch.equal(chosen, value):
+        return chosen
+    if value.is_floating_point():
+        noise = torch.arange(value.numel(), device=value.device).cos().view(value.shape).to(value.dtype)
+        return torch.where(value.isfinite(), value + 0.1 * (1 + value.abs()) * noise, value)
+    if n == 1 and value.dim() == 2 and axis == 0 and value.dtype != torch.bool:
+        return value.roll(1, dims=1)
+    return chosen
+
+
+def _read_behind(watch: Watch) -> Problem | None:
+    for name, op in watch.read.items():
+        return Problem(
+            f"The weight of {name!r} was read while the model ran, by {op}, so that its adapter would be ignored; call "
+            f"the layer itself, or leave it unadapted with exclude=[{name!r}] of palora.adapt.",
+            name=name,
+        )
+    return None
+
+
+def _decided(watches: list[Watch]) -> Problem | None:
+    if not any(watch.decided for watch in watches):
+        return None
+    return Problem(
+        "The model decides by the values of its batch what it does next (a loop that ends, a branch), and so for all "
+        "rays together; use one ray at a time."
+    )
+
+
+class Outcome(NamedTuple):
+    """What three passes showed: the problem, what is known if there is none, and the arguments left open."""
+
+    problem: Problem | None
+    known: Known
+    open: dict[tuple[int, str], list[int | None]]
+    random: bool
+
+
+class Runner:
+    """Runs the three passes of a trial."""
+
+    def __init__(
+        self, model: nn.Module, state: RayState, rules: Rules, rays: Tensor, dtype: torch.dtype | None = None
+    ) -> None:
+        self.model, self.state, self.rules, self.rays, self.dtype = model, state, rules, rays, dtype
+
+    def outcome(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], axes: dict[tuple[int, str], int | None], few: bool
+    ) -> Outcome | None:
+        """None: the model does not run on a batch alone, so that nothing can be compared."""
+        learned = {path: axis for (point, path), axis in axes.items() if point == id(self.rules)}
+        try:
+            growth = self.rules.growth(args, kwargs, learned)
+        except ValueError:
+            growth = None  # a reading that contradicts itself
+        if growth is None:
+            return None
+        if few:
+            args, kwargs = self._few(growth, args, kwargs)
+        points: list[bool] = []
+        stacked = Trial("stacked", points, axes)
+        failure: Problem | None = None
+        outputs: list[Any] = []
+        try:
+            outputs.append(self._pass(stacked, self.rays, args, kwargs))
+        except RowsError as error:
+            failure = Problem(str(error), name=error.module)
+        except (OutsideError, UnsupportedModuleError, NoReplica):
+            return None  # the pass itself says so, or nothing can be tried
+        except Exception as error:
+            text = str(error).strip().split("\n")[0]
+            failure = Problem(
+                f"The model does not run on the rows of several rays, though on those of one: {type(error).__name__}: "
+                f"{text}",
+                by_error=True,
+            )
+        singles = []
+        for i, role in enumerate(("first", "second")):
+            single = Trial(role, points, axes)
+            singles.append(single)
+            try:
+                outputs.append(self._pass(single, self.rays[i : i + 1], args, kwargs))
+            except Exception:
+                return None
+        result = Known(stacked.read, {seen.name for seen in stacked.seen})
+        n = next(iter(singles[0].rows), 0)
+        watches = [one.watch for one in (stacked, *singles)]
+        whole = failure is None
+        problem = compare(stacked.seen, singles[0].seen, singles[1].seen, n, whole)
+        problem = _read_behind(singles[0].watch) or problem or (_decided(watches) if whole else None)
+        if problem is None and failure is None:
+            problem = compare_outputs(*outputs)
+        return Outcome(problem or failure, result, singles[0].open, any(w.random for w in watches))
+
+    def _few(
+        self, growth: Growth, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The first samples of a batch. Not on a GPU if there are integers: one that pointed outside would kill it."""
+        tensors = [v for _, v in self.rules.tensors(args, kwargs)]
+        if any(v.is_cuda for v in tensors) and not all(v.is_floating_point() for v in tensors):
+            return args, kwargs
+
+        def cut(path: str, value: Tensor) -> Tensor:
+            axis = growth.axes[path]
+            if axis is None:
+                return value
+            return value.narrow(axis, 0, value.shape[axis] // growth.rows * min(_FEW, growth.rows))
+
+        return self.rules.map(args, kwargs, cut)
+
+    def _pass(self, trial: Trial, rays: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            model = replica(self.model, self.dtype)
+            trial.watch = Watch(model)
+            args, kwargs = self.rules.map(args, kwargs, lambda _, v: self._converted(v))
+            args, kwargs = own(args), own(kwargs)
+        except Exception as error:
+            raise NoReplica from error
+        slot = Slot(rays, "many" if trial.role == "stacked" else "one", -1)
+        slot.trial = trial
+        before, self.state.local.slot = self.state.local.slot, slot
+        try:
+            with undisturbed(self.dtype), torch.no_grad(), trial.watch:
+                return model(*args, **kwargs)
+        finally:
+            self.state.local.slot = before
+
+    def _converted(self, value: Tensor) -> Tensor:
+        value = value.detach()
+        return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
+
+
+def own(value: Any) -> Any:
+    """Arguments that a pass may change, other than tensors: copies of containers, and of objects such as caches."""
+    if isinstance(value, (Tensor, *_SIMPLE)) or (callable(value) and not hasattr(value, "__dict__")):
+        return value
+    if type(value) is dict:
+        return {k: own(v) for k, v in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(own(v) for v in value)
+    if isinstance(value, (nn.Module, type, types.FunctionType)):
+        return value
+    held: dict[int, Any] = {}  # those with a graph cannot be copied
+    map_tensors(lambda tensor: held.setdefault(id(tensor), tensor), value)
+    return copy.deepcopy(value, held)
+
+
+@contextmanager
+def undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
+    """Generators and the default dtype as before, nothing said."""
+    python, numbers, default = random.getstate(), np.random.get_state(), torch.get_default_dtype()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices):
+            warnings.simplefilter("ignore")
+            if dtype is not None:
+                torch.set_default_dtype(dtype)
+            yield
+    finally:
+        torch.set_default_dtype(default)
+        random.setstate(python)
+        np.random.set_state(numbers)
