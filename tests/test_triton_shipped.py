@@ -172,6 +172,7 @@ def test_every_entry_that_is_shipped_can_be_taken(path: Path, monkeypatch: pytes
     monkeypatch.setattr(versions, "DESCRIPTORS", (0, 0))  # as with the release that measured them
     tiles, offered = asked()
     table = tuning.read(path)
-    assert table.tiles and table.plans
+    assert table.tiles
+    assert table.plans
     assert {name for name, tile in table.tiles.items() if tile not in tiles.get(name, ())} == set()
     assert {name for name, algorithm in table.plans.items() if algorithm not in offered.get(name, ())} == set()
