@@ -238,12 +238,12 @@ class Runner:
             raise NoReplica from error
         slot = Slot(rays, "many" if trial.role == "stacked" else "one", -1)
         slot.trial = trial
-        before, self.state.local.slot = self.state.local.slot, slot
+        self.state.enter(slot, trial)
         try:
             with undisturbed(self.dtype), torch.no_grad(), trial.watch:
                 return model(*args, **kwargs)
         finally:
-            self.state.local.slot = before
+            self.state.leave(trial)
 
     def _converted(self, value: Tensor) -> Tensor:
         value = value.detach()
