@@ -106,7 +106,8 @@ def of_layers(steps: Steps) -> Bound:
         shared = x.shape[0] * rays == y.shape[0]
         lam = steps.rays[: steps.chunk]
         factors = [layer.lora_A, layer.lora_B]
-        found = stages(x, y, layer.weight, layer.bias, factors, lam, shared, input_gradient=x.requires_grad)
+        own = dict(layer.named_parameters(recurse=False))  # during a pass an adapter lets nobody read its weight
+        found = stages(x, y, own["weight"], own.get("bias"), factors, lam, shared, input_gradient=x.requires_grad)
         total.append(found["forward + backward"])
 
     layers = [m for m in steps.adapted.modules() if isinstance(m, (PaLoRALinear, PaLoRAConv2d))]
