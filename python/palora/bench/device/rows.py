@@ -101,7 +101,7 @@ def of_layers(steps: Steps) -> Bound:
     total: list[Bound] = []
     layers = [m for m in steps.adapted.modules() if isinstance(m, (PaLoRALinear, PaLoRAConv2d))]
     # Taken before the model runs: nothing but the layer itself may read its weight in a stacked pass.
-    own = {layer: (layer.weight, layer.bias, [layer.lora_A, layer.lora_B]) for layer in layers}
+    own: dict[nn.Module, Any] = {layer: (layer.weight, layer.bias, [layer.lora_A, layer.lora_B]) for layer in layers}
 
     def count(layer: nn.Module, inputs: tuple[Any, ...], y: torch.Tensor) -> None:
         weight, bias, factors = own[layer]
