@@ -52,8 +52,9 @@ def convolutions_in_tf32() -> bool:
 
 @contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Inside, float32 matrix products and convolutions on CUDA round to tf32, or do not: for checks and measurements."""
+    """Inside, float32 matrix products and convolutions on CUDA round to tf32, or do not: for measurements."""
     places: list[Any]
+    value: Any
     if _NAMED_PRECISION:
         places = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
         name, value = "fp32_precision", "tf32" if tf32 else "ieee"
