@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from palora.layers.adapter import Adapter
 from palora.layers.checking import Call, Comparison, Parted
 from palora.layers.context import _as_tensor
-from palora.layers.inside import inside
 from palora.layers.copies import Copies
+from palora.layers.inside import inside
 from palora.layers.replica import hook_without_traces
 from palora.layers.wiring import adapted_layers, ray_layers
 

@@ -55,9 +55,8 @@ class Copies:
             return self.of(function)
         names = {k: self.of(v) for k in function.__code__.co_names if (v := function.__globals__.get(k)) is not None}
         cells = tuple(types.CellType(self.of(cell.cell_contents)) for cell in function.__closure__ or ())
-        new = types.FunctionType(
-            function.__code__, {**function.__globals__, **names}, function.__name__, self.of(function.__defaults__), cells
-        )
+        scope, defaults = {**function.__globals__, **names}, self.of(function.__defaults__)
+        new = types.FunctionType(function.__code__, scope, function.__name__, defaults, cells)
         new.__kwdefaults__ = self.of(function.__kwdefaults__)
         return new
 

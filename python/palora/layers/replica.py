@@ -50,7 +50,8 @@ class _Doubling:
         own["_buffers"] = {n: None if b is None else self._converted(b.detach().clone()) for n, b in _buffers(module)}
         own["_modules"] = {n: None if m is None else self.module(m) for n, m in module._modules.items()}
         for name in ("_forward_hooks", "_forward_pre_hooks"):
-            own[name] = OrderedDict((k, hook_without_traces(hook, self.copies)) for k, hook in module.__dict__[name].items())
+            hooks = module.__dict__[name].items()
+            own[name] = OrderedDict((k, hook_without_traces(hook, self.copies)) for k, hook in hooks)
         if "_compiled_call_impl" in own:
             own["_compiled_call_impl"] = None
         new.__dict__.update(own)
