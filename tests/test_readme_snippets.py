@@ -40,7 +40,8 @@ def _losses(outputs: Any, targets: Any) -> Tensor:
 
 
 def _metrics(outputs: Any, targets: Any) -> dict[str, Tensor]:
-    return {f"accuracy/{k}": (outputs[i].argmax(1) == targets[i]).double() for i, k in enumerate(("left", "right"))}
+    """As if the model had learned it, so that a ray of the front reaches the bound of `select`."""
+    return {f"accuracy/{task}": torch.ones(len(output)) for task, output in zip(("left", "right"), outputs, strict=True)}
 
 
 def test_the_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
