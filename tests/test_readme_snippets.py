@@ -15,6 +15,9 @@ import palora
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
+TASKS = ("left", "right")
+
+
 class Model(nn.Module):
     """Two heads, one a task."""
 
@@ -41,7 +44,7 @@ def _losses(outputs: Any, targets: Any) -> Tensor:
 
 def _metrics(outputs: Any, targets: Any) -> dict[str, Tensor]:
     """As if the model had learned it, so that a ray of the front reaches the bound of `select`."""
-    return {f"accuracy/{task}": torch.ones(len(output)) for task, output in zip(("left", "right"), outputs, strict=True)}
+    return {f"accuracy/{task}": torch.ones(len(output)) for task, output in zip(TASKS, outputs, strict=True)}
 
 
 def test_the_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
