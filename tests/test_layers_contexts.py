@@ -48,6 +48,7 @@ async def _together(call: Any, model: nn.Module) -> list[list[Tensor]]:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_tasks_that_take_turns_have_rays_of_their_own(compiled: bool) -> None:
+    torch._dynamo.reset()
     model = _model()
     call = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
     for found, expected in zip(asyncio.run(_together(call, model)), _expected(model), strict=True):
@@ -112,6 +113,7 @@ def test_a_new_thread_has_no_rays() -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_one_block_entered_twice_restores_what_was_there(compiled: bool) -> None:
+    torch._dynamo.reset()
     model = _model()
     expected = _expected(model)
 
