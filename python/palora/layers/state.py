@@ -102,17 +102,12 @@ class _Pass(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return self.slot.rays.nbytes + (0 if self.slot.index is None else self.slot.index.nbytes)
+        return self.slot.rays.untyped_storage().nbytes() + (0 if self.slot.index is None else self.slot.index.nbytes)
 
 
 def _without_graph(rays: Tensor) -> Tensor:
-    """The same values, without what computed them, and without the larger tensor that they may be a part of."""
-    if rays.is_leaf and (rays.requires_grad or rays.untyped_storage().nbytes() <= rays.nbytes):
-        return rays
-    alone = rays.detach()
-    if alone.untyped_storage().nbytes() > alone.nbytes:
-        alone = alone.clone()
-    return alone.requires_grad_(rays.requires_grad)
+    """The same values in the same memory, without what computed them."""
+    return rays if rays.is_leaf else rays.detach().requires_grad_(rays.requires_grad)
 
 
 class _PerThread(threading.local):
