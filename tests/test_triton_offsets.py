@@ -1,6 +1,6 @@
 """Offsets of 64 bits: small tensors whose rows lie 2^30 numbers apart. Nothing is allocated: the launches of a plan are
-recorded on the meta device, every program runs with its memory switched off, and each address that it asks for has to be
-that of an element of the tensor."""
+recorded on the meta device, every program runs with its memory switched off, and each address that it asks for has to
+be that of an element of the tensor."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
     if layout == "contiguous":
         return tensor.clone()
     if layout == "channels_last" and tensor.dim() == 4:
-        P, C, H, W = tensor.shape
+        _, C, H, W = tensor.shape
         buffer = tensor.new_full([tensor.numel() + 128], float("nan"))
         return buffer.as_strided(tensor.shape, (C * H * W, 1, W * C, C), 64).copy_(tensor)
     if layout == "off":
