@@ -86,7 +86,7 @@ def _fake_gradients(
 
 
 def _pair(table: str, plan: str, x: Tensor, *factors: Tensor) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`pair`; for factors without a number (no inputs, outputs, tasks or columns) a plan that has no kernels to start."""
+    """`pair`; for factors without a number (no inputs, outputs, tasks or columns) a plan without kernels."""
     if all(factor.numel() for factor in factors):
         return pair(table, plan, x.device.type)
     keeps = table == "LOW_RANK" and plan.split(".")[1] in KEEP_S

@@ -28,6 +28,7 @@ SHAPES = {  # M, then that of one ray
     "many rays": (9, (2, 17, 3)),
     "volumes": (2, (2, 3, 2, 3, 4)),
     "one sample": (4, (1, 6, 5, 5)),
+    "many splits": (2, (20, 2, 40, 33)),  # more than are loaded together
 }
 
 

@@ -2,11 +2,11 @@
 
     python -m palora_kernels.verify.mutants                    all of the list, an hour or two
     python -m palora_kernels.verify.mutants --only "splitk"    those whose file or reason holds the text
-    python -m palora_kernels.verify.mutants --list             is every bug's text still there, exactly once? Runs nothing
+    python -m palora_kernels.verify.mutants --list             is each bug's text still there, and once? Runs nothing
 
-For each bug the tests of the default tier that should notice it are run: in the clean copy, where they have to pass, and
-with the bug, where one has to fail. Exit code 1 if a bug survived, or no longer applies. Run it in a checkout: tests are
-not shipped.
+For each bug the tests of the default tier that should notice it are run: in the clean copy, where they have to pass,
+and with the bug, where one has to fail. Exit code 1 if a bug survived, or no longer applies. Run it in a checkout:
+tests are not shipped.
 """
 
 from __future__ import annotations
