@@ -136,8 +136,8 @@ def linear_delta(
 
 
 # On a GPU a launch takes as long as the larger of its traffic, in bytes, and its products, in flops over the ridge: the
-# flops per byte at which the two cost the same. These are numbers of the vendors for an H100 and bfloat16, not
-# measurements; an A100 has about half the ridge, which moves the borders but not by much.
+# flops per byte at which the two cost the same. These are numbers of the vendors for an H100 and bfloat16 (an H200
+# measured 283); an A100 has about half the ridge, which moves the borders but not by much.
 _RIDGE = 295
 _LAUNCH = 6_000_000  # bytes that could be moved while one more kernel starts
 _ITEM = 2
@@ -146,7 +146,9 @@ _TILE = 128
 _POINTERS = (
     0.7  # of cuBLAS's speed, what the products of our kernels reach: 0.68 to 0.79 forward, 4096 x 4096, bfloat16
 )
-_DESCRIPTORS = 0.93  # the same of a kernel that TMA feeds, by what others published of an H100; not timed here yet
+# The same of a kernel that TMA feeds. Measured on an H200, 4096 x 4096 with 4096 rows: 208 to 211 us for all of the
+# plan, 179 to 181 for the plain product; less S and the extension, by arithmetic, 0.92 to 0.93.
+_DESCRIPTORS = 0.93
 _STEP = 64  # the depth of its tiles
 _MERGING = 85  # a multiply-add of the merge kernel, in float32 on scalar units, over one of the tensor cores
 _FEW = 256  # rows of a product whose time is the reading of W
@@ -179,9 +181,10 @@ def _linear_on_gpu(
 ) -> str:
     """One launch with S recomputed for every column of tiles; S in a launch of its own; cuBLAS after both of the
     adapters' products; the adapters as columns of one product; or merged weights. ``exact``: in float32 without tf32.
-    ``persistent``: that plan is offered; what is said of its speed here is arithmetic alone.
+    ``persistent``: that plan is offered.
 
-    The other constants and the first two rules are from results/gpu-check (H100 and H200).
+    The constants and the first three rules are from results/gpu-check (H100 and H200), those of `splitk` and of
+    `persistent` in bfloat16 on the H200 alone.
     """
     if shared:
         return "factored" if R <= _FUSED_COLUMNS else "split"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,6 +48,26 @@ def convolutions_in_tf32() -> bool:
         return False
     cudnn: Any = torch.backends.cudnn
     return _named("conv") == "tf32" if _NAMED_PRECISION else bool(cudnn.allow_tf32)
+
+
+@contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Inside, float32 matrix products and convolutions on CUDA round to tf32, or do not: for measurements."""
+    places: list[Any]
+    value: Any
+    if _NAMED_PRECISION:
+        places = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
+        name, value = "fp32_precision", "tf32" if tf32 else "ieee"
+    else:
+        places, name, value = [torch.backends.cuda.matmul, torch.backends.cudnn], "allow_tf32", tf32
+    before = [getattr(place, name) for place in places]
+    for place in places:
+        setattr(place, name, value)
+    try:
+        yield
+    finally:
+        for place, old in zip(places, before, strict=True):
+            setattr(place, name, old)
 
 
 def _named(operation: str) -> str:

@@ -74,7 +74,7 @@ def test_a_wrong_gradient_refuses_all_times(
     forward, backward = plans["factored"]
     monkeypatch.setitem(plans, "factored", (forward, _spoilt(backward)))
     monkeypatch.setattr(run, "backends", lambda device: (["triton"], {"native": "no toolkit"}))
-    with small_tiles(), pytest.raises(PaloraError, match="1 of 4 calls differ"):
+    with small_tiles(), pytest.raises(PaloraError, match="1 of 5 calls differ"):
         check_kernels(CPU, [torch.float32], coverage.examples(small=True)[:1])
     out = capsys.readouterr().out
     assert "WRONG: triton.factored linear" in out
@@ -334,7 +334,7 @@ def test_the_whole_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     with small_tiles():
         header, found = on_device(CPU, [torch.float32], clock.HostClock(1), "delta", 0.0, small=True)
     out = capsys.readouterr().out
-    places = [out.index(text) for text in ("torch", "tuning: none", "checked: 4 calls of triton", "measured: copy")]
+    places = [out.index(text) for text in ("torch", "tuning: none", "checked: 5 calls of triton", "measured: copy")]
     assert places == sorted(places)
     assert out.index("delta, forward, float32") < out.index("delta, backward, float32")
     assert len(found) == 3

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from palora.bench.device import figure, goals, report
+from palora.bench.device import figure, goals, measured, report
 from palora.errors import PaloraError
+from palora_kernels.triton import tuning
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu-check" / "h200.json"
 
@@ -36,19 +37,35 @@ def line(content: dict[str, Any], goal: str) -> str:
 
 
 def test_the_results_of_the_h200(content: dict[str, Any]) -> None:
-    """The table of plans was another then: `ours` was the plan with merged weights for the large layers."""
     both = [r for r in goals.table(content) if r["part"] == "forward + backward"]
-    assert len(both) == 13
+    assert len(both) == 14
     (large,) = [r for r in both if r["name"] == "linear (4, 1024, 4096, 4096, 4, 8)"]
+    assert large["plan"] == "triton.persistent"
     ratio = large["graph"]["ours"] / large["graph"]["floor"]
-    assert ratio == pytest.approx(8.54, abs=0.01)
+    assert ratio == pytest.approx(1.18, abs=0.01)
     said = line(content, "large, forward + backward, over the product")
     assert said.startswith("NOT MET")
-    assert "(≤ 1.1): 0 of 4 rows, the worst 8.54, linear (4, 1024, 4096, 4096, 4, 8), forward + backward" in said
-    assert line(content, "64 requests over the product").split("worst ")[1].startswith("1.70")
+    assert "(≤ 1.1): 0 of 3 rows, the worst 1.18, linear (4, 1024, 4096, 4096, 4, 8), forward + backward" in said
+    assert line(content, "64 requests over the product").split("worst ")[1].startswith("1.34")
     assert line(content, "each its own λ").startswith("met")
-    assert line(content, "convolutions").startswith("not measured")
-    assert "0 of 4 rows" in line(content, "share of the bandwidth")
+    said = line(content, "convolutions")
+    assert "0 of 10 rows, the worst 3.28, conv2d 256→256 3×3 8×16" in said
+    assert "0 of 1 rows" in line(content, "share of the bandwidth")
+    assert "8 of 12 rows, the worst 2.11" in line(content, "untuned")
+
+
+def test_the_results_before_are_of_another_table_of_plans() -> None:
+    """`ours` was the plan with merged weights for the large layers; convolutions and tuning were not reached."""
+    content = json.loads(RESULTS.with_name("h200-before.json").read_text())
+    assert "0 of 4 rows, the worst 8.54" in line(content, "large, forward + backward, over the product")
+    assert line(content, "64 requests over the product").split("worst ")[1].startswith("1.70")
+    for goal in ("convolutions", "untuned"):
+        assert line(content, goal).startswith("not measured")
+
+
+def test_the_table_that_is_shipped_is_what_was_tuned(content: dict[str, Any]) -> None:
+    shipped = tuning.read(Path(tuning.__file__).parents[1] / "measured" / "NVIDIA-H200.json")
+    assert measured.tuned(content) == shipped
 
 
 def test_a_goal_is_met_by_all_rows_that_it_is_about() -> None:
@@ -89,14 +106,15 @@ def test_failures_come_before_the_goals(content: dict[str, Any], capsys: pytest.
 
 def test_the_figure_has_a_row_for_each_op_and_each_step(content: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    for rays in (11, 5):
-        step = row(f"MLP step (SARCOS), {rays} rays", "step", ours=2e-3, authors=9e-3, floor=1e-3)
-        content["times"][f"mlp {rays} bfloat16"] = {**step, "peak": {"ours": 2**20, "authors": 2**21, "floor": 2**20}}
+    step = row("MLP step (SARCOS), 11 rays", "step", ours=2e-3, authors=9e-3, floor=1e-3)
+    content["times"]["mlp 11 bfloat16"] = {**step, "peak": {"ours": 2**20, "authors": 2**21, "floor": 2**20}}
     drawn = figure.check_figure(content, tmp_path / "results.svg")
     assert drawn is not None
     ops, steps = drawn.axes
-    assert len(ops.get_yticks()) == 13
-    assert steps.get_yticklabels()[0].get_text() == "MLP step (SARCOS), 5 rays"
+    assert len(ops.get_yticks()) == 14
+    labels = [label.get_text() for label in steps.get_yticklabels()]
+    assert labels[:3] == ["LeNet step, NHWC, 5 rays", "MLP step (SARCOS), 5 rays", "MLP step (SARCOS), 11 rays"]
+    assert len(labels) == 5
     text = (tmp_path / "results.svg").read_text()
     for said in ("NVIDIA H200", "torch 2.11.0", "triton 3.6.0", "4096→4096, 64 rays × 1, T3 r8", "1 / 2 / 1 MiB"):
         assert said in text

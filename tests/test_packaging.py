@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,13 @@ def test_the_sdist_holds_what_a_clone_needs(built: dict[str, Path]) -> None:
         assert name in names
     assert {"python/palora/data/bundled/README.md", "results/gpu-check/h200.json"} <= names
     assert not [name for name in names if name.endswith((".pyc", ".so"))]
+
+
+@pytest.mark.slow
+def test_tables_of_measured_tiles_are_in_the_wheel(built: dict[str, Path]) -> None:
+    table = "palora_kernels/measured/NVIDIA-H200.json"
+    with zipfile.ZipFile(built["wheel"]) as archive:
+        assert archive.read(table) == (ROOT / table).read_bytes()
 
 
 @pytest.mark.slow

@@ -106,7 +106,8 @@ def test_any_shape(device: str, op: str, tile: Tile | None, data: st.DataObject)
 @pytest.mark.parametrize("shared", [False, True])
 def test_low_rank(device: str, algorithm: str, shared: bool) -> None:
     case = linear_case(3, 9, 19, 18, 2, 3, shared=shared, bias=2)
-    dtype = torch.float32 if algorithm == "factored" else torch.bfloat16
+    # oneDNN's products of bfloat16 read beyond an odd row where the CPU has AMX: plain torch.mm gives NaN then.
+    dtype = torch.float32 if algorithm in ("factored", "library") else torch.bfloat16
     assert_triton_equals_definition("linear", case, dtype, algorithm, device=device, shared=shared)
 
 

@@ -32,7 +32,8 @@ def base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def fingerprint(model: nn.Module) -> dict[str, str]:
-    """dtype -> fingerprint of the base's values in that dtype; empty where there are none yet (meta device).
+    """dtype -> fingerprint of the base's values in that dtype; empty where none can be read (meta device, subclasses of
+    tensors).
 
     By dtype, as a base that was cast cannot be compared.
     """
@@ -41,6 +42,8 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
         if tensor.device.type == "meta":
             return {}
         values = whole(tensor.detach())
+        if type(values) not in (Tensor, nn.Parameter):
+            return {}  # fake, or of a form of its own
         if not values.is_floating_point() and not values.is_complex():
             continue  # counters
         flat = values.reshape(-1) if values.layout == torch.strided else values.to_dense().reshape(-1)

@@ -99,17 +99,18 @@ def of_steps(named: models.Named, compiler: Compiler) -> list[Entry]:
 def of_layers(steps: Steps) -> Bound:
     """The sum over the adapted layers, forward and backward, and the optimiser's pass over its states."""
     total: list[Bound] = []
+    layers = [m for m in steps.adapted.modules() if isinstance(m, (PaLoRALinear, PaLoRAConv2d))]
+    # Taken before the model runs: nothing but the layer itself may read its weight in a stacked pass.
+    own: dict[nn.Module, Any] = {layer: (layer.weight, layer.bias, [layer.lora_A, layer.lora_B]) for layer in layers}
 
     def count(layer: nn.Module, inputs: tuple[Any, ...], y: torch.Tensor) -> None:
-        assert isinstance(layer, (PaLoRALinear, PaLoRAConv2d))
+        weight, bias, factors = own[layer]
         x, rays = inputs[0], len(steps.rays[: steps.chunk])
         shared = x.shape[0] * rays == y.shape[0]
         lam = steps.rays[: steps.chunk]
-        factors = [layer.lora_A, layer.lora_B]
-        found = stages(x, y, layer.weight, layer.bias, factors, lam, shared, input_gradient=x.requires_grad)
+        found = stages(x, y, weight, bias, factors, lam, shared, input_gradient=x.requires_grad)
         total.append(found["forward + backward"])
 
-    layers = [m for m in steps.adapted.modules() if isinstance(m, (PaLoRALinear, PaLoRAConv2d))]
     handles = [layer.register_forward_hook(count) for layer in layers]
     try:
         steps.ours_backward()

@@ -20,7 +20,7 @@ from torch import Tensor
 import palora_kernels as pk
 from palora.bench.device import coverage
 from palora.bench.plan import plans_of
-from palora_kernels import implementations
+from palora_kernels import implementations, versions
 from palora_kernels.triton import spills, tuning
 from palora_kernels.triton.tuning import Tile
 
@@ -89,15 +89,8 @@ def jobs(precisions: list[str], backends: list[str], device: str = "cuda") -> li
 @contextmanager
 def asked_for(precision: str) -> Iterator[None]:
     """float32 products as they are, or rounded to tf32, in the kernels and in the library."""
-    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "tf32" if precision == "tf32" else "ieee"
-    try:
+    with versions.float32_products(precision == "tf32"):
         yield
-    finally:
-        for place, old in zip(places, before, strict=True):
-            place.fp32_precision = old
 
 
 @contextmanager
