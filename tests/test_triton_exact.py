@@ -202,3 +202,14 @@ def test_conv_in_other_forms(form: str, algorithm: str, device: str) -> None:
     case = conv_case(9, 1, 4, 6, 2, 2, size=(5, 4), form=form, groups=2, bias=2)
     op = "conv2d_delta" if form == "dense" else "conv2d"
     assert_exact(op, case, algorithm, device, groups=2)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("algorithm", ["factored", "basis"])
+def test_conv_is_rounded_once(algorithm: str, shared: bool, device: str) -> None:
+    """1 + 2^-8, of the base and the adapters, lies between two bfloat16, to be rounded down: the bias' 2^-12 tips it."""
+    one = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, device=device)
+    lam, bias = torch.full((1, 1), 2.0**-8, device=device), torch.full_like(one[0, 0, 0], 2.0**-12)
+    with pk.force_plan(conv2d=algorithm):
+        y = pk.conv2d(one, one, bias, one[0], one[0], lam, shared=shared, backend="triton")
+    assert y.item() == 1 + 2.0**-7
