@@ -363,6 +363,11 @@ def _check_conv(
     groups: int,
     shared: bool,
 ) -> tuple[list[int], list[int], list[int]]:
+    if 0 in shape:
+        raise ValueError(
+            "A convolution should have at least one output channel, one input channel and one tap. Found kernels of "
+            f"shape {tuple(shape)}; leave the layer out, as torch.nn.Conv2d refuses it too."
+        )
     if not isinstance(groups, int) or groups < 1 or shape[0] % groups:
         raise ValueError(f"`groups` should be a divisor of the {shape[0]} output channels. Found {groups}.")
     if x.shape[1] != shape[1] * groups:

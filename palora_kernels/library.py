@@ -85,6 +85,14 @@ def _fake_gradients(
     )
 
 
+def _pair(table: str, plan: str, x: Tensor, *factors: Tensor) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`pair`; for factors without a number (no inputs, outputs, tasks or columns) a plan without kernels."""
+    if all(factor.numel() for factor in factors):
+        return pair(table, plan, x.device.type)
+    keeps = table == "LOW_RANK" and plan.split(".")[1] in KEEP_S
+    return pair(table, "eager.factored" if keeps else "eager.merged", x.device.type)
+
+
 def _rows(x: Tensor, lam: Tensor, shared: bool) -> Any:
     return x.shape[0] * lam.shape[0] if shared else x.shape[0]
 
@@ -97,7 +105,7 @@ def _bias_shape(bias_dims: int, outputs: Any, lam: Tensor) -> list[Any]:
 
 
 def _linear(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shared: bool, plan: str) -> Any:
-    forward, _ = pair("LOW_RANK", plan, x.device.type)
+    forward, _ = _pair("LOW_RANK", plan, x, A, B)
     y, S = forward(x, weight, bias, A, B, lam, shared)
     return y, x.new_empty(0) if S is None else S
 
@@ -110,7 +118,7 @@ def _linear_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, share
 
 def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> Any:
     bias_dims, needs, shared, plan = call
-    _, backward = pair("LOW_RANK", plan, x.device.type)
+    _, backward = _pair("LOW_RANK", plan, x, A, B)
     return backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs))
 
 
@@ -124,7 +132,7 @@ def _linear_backward_fake(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: A
 
 
 def _linear_delta(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared: bool, plan: str) -> Any:
-    forward, _ = pair("DENSE", plan, x.device.type)
+    forward, _ = _pair("DENSE", plan, x, D)
     return forward(x, weight, bias, D, lam, shared)
 
 
@@ -134,7 +142,7 @@ def _linear_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared:
 
 def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Any:
     bias_dims, needs, shared, plan = call
-    _, backward = pair("DENSE", plan, x.device.type)
+    _, backward = _pair("DENSE", plan, x, D)
     return backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs))
 
 
@@ -159,7 +167,7 @@ def _empty(x: Tensor, size: list[Any], layout: torch.memory_format) -> Tensor:
 
 def _conv(x: Any, weight: Any, bias: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> Tensor:
     *geometry, shared, plan = call
-    forward, _ = pair("CONV", plan, x.device.type)
+    forward, _ = _pair("CONV", plan, x, *factors.given)
     y: Tensor = forward(x, weight, bias, factors, lam, shared, Geometry(*geometry), layout)
     return y
 
@@ -172,7 +180,7 @@ def _conv_fake(x: Tensor, lam: Tensor, shape: Any, layout: torch.memory_format, 
 
 def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> Any:
     *geometry, bias_dims, needs, shared, plan = call
-    _, backward = pair("CONV", plan, x.device.type)
+    _, backward = _pair("CONV", plan, x, *factors.given)
     return backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), Geometry(*geometry), layout)
 
 

@@ -131,6 +131,16 @@ def test_only_the_gradients_asked_for() -> None:
     assert case["weight"].grad is None
 
 
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias", "A", "B", "lam"])
+def test_one_gradient_alone(wanted: str) -> None:
+    case = linear_case(3, 4, 5, 6, 2, 2, shared=False)
+    case[wanted].requires_grad_()
+    found, want = (
+        torch.autograd.grad(pk.linear(**case, backend=backend).sum(), case[wanted]) for backend in ("eager", "reference")
+    )
+    torch.testing.assert_close(found, want)
+
+
 def test_zero_preference_still_has_a_gradient_for_lam() -> None:
     """dlam needs S, not S o Lam: at lam = 0 the latter has lost it."""
     case = linear_case(2, 3, 4, 5, 2, 2, shared=False)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from kernel_cases import assert_equals_definition, conv_case, convert, run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton_cases import assert_triton_equals_definition
 
 import palora_kernels as pk
 from palora_kernels import plans
@@ -98,8 +99,8 @@ def calls(
 
 def check(call: tuple[str, dict[str, Any], torch.dtype, dict[str, Any], bool], algorithm: str, device: str) -> None:
     op, case, dtype, options, channels_last = call
-    made = guarded(case, device, channels_last)
-    assert_equals_definition(op, made, dtype, algorithm, tested="triton", **options)
+    layout = "channels_last" if channels_last else "padded"
+    assert_triton_equals_definition(op, case, dtype, algorithm, device=device, layout=layout, **options)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

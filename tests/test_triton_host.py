@@ -259,6 +259,20 @@ def test_an_absent_tensor_is_another_call(absent: str, device: str, captures: li
     assert captures == ["_linear"] * 2
 
 
+def test_one_absent_tensor_is_not_another(device: str) -> None:
+    """A weight without a bias and a bias a ray without a weight may have one layout."""
+    x, given, A, B, lam = (torch.randn(s, device=device) for s in ((3, 3), (3, 3), (2, 3, 1), (2, 1, 3), (3, 2)))
+    for options in ({"weight": given, "bias": None}, {"weight": None, "bias": given}):
+        found, want = (pk.linear(x, A=A, B=B, lam=lam, **options, backend=b) for b in ("triton", "reference"))
+        torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+
+
+def test_16_bit_numbers_are_of_two_kinds(device: str, captures: list[str]) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        assert call(device, dtype).dtype == dtype
+    assert captures == ["_linear"] * 2
+
+
 def test_a_forced_plan_is_another_call(device: str, captures: list[str]) -> None:
     for plan in ("factored", "split", "factored", "split"):
         with pk.force_plan(linear=plan):
@@ -267,18 +281,15 @@ def test_a_forced_plan_is_another_call(device: str, captures: list[str]) -> None
 
 
 def test_a_layout_tells_apart_what_triton_does_and_devices() -> None:
-    def tensor(address: int, device: int = 0) -> Any:
-        return SimpleNamespace(
-            data_ptr=lambda: address,
-            get_device=lambda: device,
-            dtype=torch.float32,
-            shape=torch.Size([4, 4]),
-            stride=lambda: (4, 1),
-        )
+    def tensor(address: int, device: int = 0, **changed: Any) -> Any:
+        made = {"dtype": torch.float32, "shape": torch.Size([4, 4]), "stride": lambda: (4, 1), **changed}
+        return SimpleNamespace(data_ptr=lambda: address, get_device=lambda: device, **made)
 
     assert replay.layout(tensor(4096)) == replay.layout(tensor(8192 + 16))
     assert replay.layout(tensor(4096)) != replay.layout(tensor(4096 + 4))
     assert replay.layout(tensor(4096)) != replay.layout(tensor(4096, device=1))
+    for change in ({"dtype": torch.int32}, {"shape": torch.Size([4, 3])}, {"stride": lambda: (1, 4)}):
+        assert replay.layout(tensor(4096)) != replay.layout(tensor(4096, **change))
     assert replay.layout(None) != replay.layout(tensor(0))
 
 

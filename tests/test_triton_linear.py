@@ -19,7 +19,7 @@ from palora_kernels import plans
 from palora_kernels.triton import availability
 
 pytest.importorskip("triton")
-from palora_kernels.triton import configs, linear_combine, linear_product, linear_rays
+from palora_kernels.triton import configs, linear_combine, linear_product, linear_rays, linear_sums
 from palora_kernels.triton import linear as triton_linear
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.launch import recording
@@ -30,9 +30,16 @@ if availability.status() != "available":  # a GPU that Triton does not support
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LOW_RANK = ("factored", "split", "splitk", "library", "merged")
 DELTA = ("basis", "merged")
-# So small that a few rows and columns need several tiles, several steps and several splits of every kernel.
-SMALL = Tile(16, 16, 16, 4, 2)
+# So small that a few rows and columns need several tiles and several steps of every kernel; `in_splits` for the rest.
+SMALL = Tile(16, 16, 16, 4, 2, splits=3)
 SIZES = st.sampled_from([1, 2, 3, 7, 15, 16, 17, 31, 33])
+
+
+@pytest.fixture
+def in_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sum over rows in three; of so few rows the estimate of what is fastest never asks for it."""
+    monkeypatch.setattr(configs, "choose_splits", lambda *_: 3)
+    monkeypatch.setattr(linear_sums, "_splits", lambda *_: 3)
 
 
 @st.composite
@@ -81,6 +88,7 @@ def _on(device: str, arguments: dict[str, Any], tile: Tile | None) -> None:
 @pytest.mark.parametrize("op", ["linear", "linear_delta"])
 @_few(7)
 @given(data=st.data())
+@pytest.mark.usefixtures("in_splits")
 def test_any_shape_small_tiles(device: str, op: str, data: st.DataObject) -> None:
     _on(device, data.draw(cases(op)), SMALL)
 
@@ -230,6 +238,7 @@ def test_only_one_gradient(device: str, wanted: str, algorithm: str) -> None:
     torch.testing.assert_close(found.double(), want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("in_splits")
 def test_same_bits_twice(device: str) -> None:
     """Sums that several programs share are added in a fixed order."""
     case = {k: v.to(device).requires_grad_() for k, v in linear_case(2, 40, 8, 8, 2, 2, shared=False).items()}
@@ -238,6 +247,9 @@ def test_same_bits_twice(device: str) -> None:
             torch.autograd.grad(pk.linear(**case, backend="triton").square().sum(), list(case.values()))
             for _ in range(2)
         ]
+        with recording() as launches:
+            pk.linear(**case, backend="triton").sum().backward()
+    assert {entry.arguments["splits"] for entry in launches if "splits" in entry.arguments} == {3}
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 

@@ -115,8 +115,9 @@ def test_a_mean_far_from_zero_costs_no_digits(device: str) -> None:
     torch.testing.assert_close(y, definition(x.double(), None, None, None, rays, 0.1), rtol=0, atol=3e-4)
 
 
-def test_several_splits_with_a_remainder(device: str) -> None:
-    """Sums of one ray are shared by programs that have not all as many tiles."""
+def test_several_splits_with_a_remainder(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of one ray are shared by programs that have not all as many tiles, and are more than are loaded together."""
+    monkeypatch.setattr(norm, "_AT_ONCE", 2)
     x = torch.randn(2 * 7, 3, 32, 33, device=device)
     with configs.assume(replace(configs.target_of(x.device), processors=2)):
         grid = norm._Grid.of(x, 2)

@@ -61,8 +61,23 @@ def add_atomically(y_ptr, block: tl.constexpr):
     tl.atomic_add(y_ptr + tl.arange(0, block), 1.0)
 
 
+@triton.jit
+def promise(x_ptr, y_ptr, stride, block: tl.constexpr, multiple: tl.constexpr):
+    at = tl.arange(0, block)[:, None] * stride + tl.arange(0, block)[None, :]
+    at = tl.multiple_of(at, [1, multiple])
+    tl.store(y_ptr + at, tl.load(x_ptr + at))
+
+
 def refuses(message: str) -> Any:
     return pytest.raises(InterpreterError, match=message)
+
+
+def test_a_false_promise_to_the_compiler_is_caught() -> None:
+    """Rows of 20 numbers start at multiples of 4, not of 8."""
+    x, y = torch.randn(16, 20), torch.empty(16, 20)
+    promise[(1,)](x, y, 20, block=16, multiple=4)
+    with refuses("promises multiples of 8, but a run starts at 20"):
+        promise[(1,)](x, y, 20, block=16, multiple=8)
 
 
 def test_disjoint_programs_pass_whatever_the_size() -> None:

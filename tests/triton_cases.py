@@ -33,10 +33,18 @@ def poisoned_memory() -> Iterator[None]:
 def laid_out(tensor: Tensor, layout: str) -> Tensor:
     """The same values: in a NaN-filled buffer with gaps after every row, or with the last two dimensions swapped.
 
-    "aligned": with gaps, but every row of 16-bit numbers starts at a multiple of 16 bytes.
+    "aligned": with gaps, but every row of 16-bit numbers starts at a multiple of 16 bytes. "off": all rows start one
+    number behind such a multiple. "channels_last": an image so, and NaN before and behind it.
     """
     if layout == "contiguous":
         return tensor.clone()
+    if layout == "channels_last" and tensor.dim() == 4:
+        _, C, H, W = tensor.shape
+        buffer = tensor.new_full([tensor.numel() + 128], float("nan"))
+        return buffer.as_strided(tensor.shape, (C * H * W, 1, W * C, C), 64).copy_(tensor)
+    if layout == "off":
+        buffer = tensor.new_full([*tensor.shape[:-1], -(-tensor.shape[-1] // 8) * 8 + 16], float("nan"))
+        return buffer[..., 9 : 9 + tensor.shape[-1]].copy_(tensor)
     if layout == "aligned":
         buffer = tensor.new_full([*tensor.shape[:-1], -(-tensor.shape[-1] // 8) * 8 + 16], float("nan"))
         return buffer[..., 8 : 8 + tensor.shape[-1]].copy_(tensor)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
@@ -113,7 +114,7 @@ class Dense:
     @cached_property
     def D(self) -> Tensor:
         """(T, everything else) in float32 or wider."""
-        return self.given[0].to(self.wide).reshape(self.tasks, -1)
+        return self.given[0].to(self.wide).reshape(self.tasks, prod(self.shape))
 
     def merged(self, weight: Tensor | None, lam_m: Tensor) -> Tensor:
         lam_m = lam_m.to(self.wide)

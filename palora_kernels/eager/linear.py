@@ -39,7 +39,7 @@ def _scaled(S: Tensor, lam: Tensor, tasks: int, shared: bool) -> Tensor:
     """S o Lam: S (P, R), lam (M, T) -> (M*n, R), multiplied in float32 or wider, in S's dtype."""
     rays, R = lam.shape[0], S.shape[1]
     n = S.shape[0] if shared else S.shape[0] // rays
-    wide = S.to(opmath_dtype(S.dtype)).view(1 if shared else rays, n, tasks, R // tasks)
+    wide = S.to(opmath_dtype(S.dtype)).view(1 if shared else rays, n, tasks, R // max(tasks, 1))
     return (wide * lam.to(wide.dtype)[:, None, :, None]).to(S.dtype).view(rays * n, R)
 
 
@@ -49,7 +49,7 @@ def factored_forward(
     """Returns Y (M*n, O) and S = X B^T (P, R), which the backward needs."""
     tasks, O, r = A.shape
     rays = lam.shape[0]
-    S = x @ B.reshape(tasks * r, -1).t()
+    S = x @ B.reshape(tasks * r, x.shape[1]).t()
     scaled = _scaled(S, lam, tasks, shared)
     At = A.transpose(1, 2).reshape(tasks * r, O)  # (R, O)
     if weight is None:
@@ -79,7 +79,7 @@ def factored_backward(
     n = grad.shape[0] // rays
     dx = dweight = dbias = dlam = None
     factors: list[Tensor] | None = None
-    At, Bc = A.transpose(1, 2).reshape(tasks * r, O), B.reshape(tasks * r, -1)  # (R, O), (R, K)
+    At, Bc = A.transpose(1, 2).reshape(tasks * r, O), B.reshape(tasks * r, x.shape[1])  # (R, O), (R, K)
     common = grad.view(rays, n, O).sum(0) if shared and rays > 1 else grad  # summed over rays where x is shared
     if needs.x or needs.factors or needs.lam:
         U0 = grad @ At.t()  # (M*n, R)

@@ -9,6 +9,7 @@ races     programs run in any order and at the same time. So no program may writ
           values or not; one store may not put two values at one address; and what a program wrote it may read again
           only behind a barrier, since another thread may have written it.
 atomics   none are allowed: their order is not fixed, and sums would differ from run to run.
+promises  what `tl.multiple_of` tells the compiler of offsets has to be true: it loads as many numbers at once.
 
 What this cannot see: races between the threads of one program in shared memory, which are the compiler's business, and
 races between launches, which a stream keeps in order.
@@ -98,6 +99,13 @@ class Launch:
             self._refuse(region, "writes what another program reads", (reader != _NOBODY) & (reader != self.program))
             region.writer[at] = self.token
 
+    def promise(self, offsets: np.ndarray, multiples: list[int]) -> None:
+        """Along each axis the runs of the offsets have to start at multiples of what was said of it."""
+        for axis, multiple in enumerate(multiples):
+            starts = np.take(offsets, 0, axis) if offsets.ndim else offsets
+            if multiple > 1 and (bad := starts[starts % multiple != 0]).size:
+                raise Fault(f"{self._place()} promises multiples of {multiple}, but a run starts at {int(bad.flat[0])}")
+
     def atomic(self) -> None:
         raise Fault(f"{self._place()} uses an atomic operation")
 
@@ -174,7 +182,7 @@ def watch() -> dict[str, Seen]:
     Returns what has been seen, by name of the kernel; it grows as kernels run. A fault is raised where it happens; the
     interpreter passes it on as the text of its own InterpreterError.
     """
-    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
+    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
     seen: dict[str, Seen] = {}
     launch: list[Launch] = []  # the one that runs, if any
@@ -210,6 +218,10 @@ def watch() -> dict[str, Seen]:
         values = np.broadcast_to(value.data, ptrs.data.shape)[_mask(ptrs, mask)]
         launch[0].store(addresses, values, size)
 
+    def promise(handle: Any, name: str, values: Any, _: Any) -> None:
+        if launch and name == "tt.divisibility":
+            launch[0].promise(handle.data, values)
+
     def patch(owner: Any, name: str, wrap: Callable[..., Any], note: Callable[..., None]) -> None:
         setattr(owner, name, wrap(getattr(owner, name), note))
 
@@ -219,6 +231,7 @@ def watch() -> dict[str, Seen]:
     patch(InterpreterBuilder, "create_barrier", before, lambda: launch[0].barrier())
     patch(InterpreterBuilder, "create_masked_load", before, load)
     patch(InterpreterBuilder, "create_masked_store", before, store)
+    patch(TensorHandle, "set_attr", after, promise)
     for name in ("create_atomic_rmw", "create_atomic_cas"):
         patch(InterpreterBuilder, name, before, lambda *_: launch[0].atomic())
     return seen
