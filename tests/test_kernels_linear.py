@@ -136,7 +136,7 @@ def test_one_gradient_alone(wanted: str) -> None:
     case = linear_case(3, 4, 5, 6, 2, 2, shared=False)
     case[wanted].requires_grad_()
     found, want = (
-        torch.autograd.grad(pk.linear(**case, backend=backend).sum(), case[wanted]) for backend in ("eager", "reference")
+        torch.autograd.grad(pk.linear(**case, backend=which).sum(), case[wanted]) for which in ("eager", "reference")
     )
     torch.testing.assert_close(found, want)
 
