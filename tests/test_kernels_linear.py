@@ -135,9 +135,8 @@ def test_only_the_gradients_asked_for() -> None:
 def test_one_gradient_alone(wanted: str) -> None:
     case = linear_case(3, 4, 5, 6, 2, 2, shared=False)
     case[wanted].requires_grad_()
-    found, want = (
-        torch.autograd.grad(pk.linear(**case, backend=which).sum(), case[wanted]) for which in ("eager", "reference")
-    )
+    backends = ("eager", "reference")
+    found, want = (torch.autograd.grad(pk.linear(**case, backend=b).sum(), case[wanted]) for b in backends)
     torch.testing.assert_close(found, want)
 
 

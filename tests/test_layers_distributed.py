@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ import palora
 from palora.layers import adapter_parameters
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this PyTorch has no torch.distributed")
+
+
+_SECONDS = 120
 
 
 def _model() -> nn.Module:
@@ -33,19 +37,36 @@ def _batch(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _work(rank: int, folder: str) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=_SECONDS / 2)
+    )
     model = DistributedDataParallel(_model())
     x, rays = _batch(rank)
     with palora.at(model, rays):
         loss = model(x).pow(2).sum()
     loss.backward()
     torch.save((loss.item(), [p.grad for p in model.parameters()]), f"{folder}/{rank}.pt")
+    dist.barrier()  # nobody closes connections that the other still reads
     dist.destroy_process_group()
 
 
+def _spawn(folder: Path) -> None:
+    """Two processes, which are killed if they take too long."""
+    context = mp.spawn(_work, (str(folder),), nprocs=2, join=False)
+    end = time.monotonic() + _SECONDS
+    try:
+        while not context.join(timeout=max(end - time.monotonic(), 0.1)):
+            if time.monotonic() > end:
+                written = sorted(file.name for file in folder.iterdir())
+                pytest.fail(f"The processes did not end within {_SECONDS} seconds; they wrote {written}.")
+    finally:
+        for process in context.processes:
+            process.kill()
+
+
 def test_two_processes_at_different_rays_average_their_gradients(tmp_path: Path) -> None:
-    mp.spawn(_work, (str(tmp_path),), nprocs=2)
+    _spawn(tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     losses, gradients = [], []
     for rank in range(2):

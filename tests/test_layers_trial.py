@@ -179,7 +179,7 @@ def test_a_refusal_is_repeated_and_the_model_works_at_one_ray(trials: list[str])
     with palora.at(model, RAYS[0]):
         model(randn(6, 5))
     count = len(trials)
-    assert not any(slot for slot in [model[0].rays_state.local.slot])
+    assert not any(slot for slot in [model[0].rays_state.innermost()])
     with palora.at(model, RAYS), pytest.raises(palora.RowsError):
         model(randn(6, 5))
     assert len(trials) == count

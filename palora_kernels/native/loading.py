@@ -7,7 +7,9 @@ toolkit. Each device's is found, built and loaded on its own, when a tensor on t
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from palora_kernels.native import build, build_cuda
+from palora_kernels.native import build, build_cuda, trust
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
 AVAILABLE = "available"
@@ -44,7 +46,7 @@ class Extension:
             return f"switched off by {build.FORCE}=0"
         if self.device == "cuda" and (unusable := build_cuda.torch_obstacle()) is not None:
             return unusable
-        if self.installed() is not None or self.cached().is_file():
+        if self.installed() is not None or (self.cached().is_file() and self.remark() is None):
             return AVAILABLE
         return self.obstacle() or AVAILABLE
 
@@ -52,6 +54,13 @@ class Extension:
         """The library that setup.py built, if it fits this torch and these sources."""
         library = Path(build.__file__).parent / f"{self.library_name()}.so"
         return library if library.is_file() else None
+
+    def remark(self) -> str | None:
+        """Why what lies in the cache is not loaded but built anew, or None."""
+        library = self.cached()
+        if self.installed() is not None:
+            return None
+        return trust.obstacle(library) if library.exists() else trust.folder_obstacle(library.parent)
 
     def cached(self) -> Path:
         """Where the first use puts it; a CUDA library is compiled for the GPUs that are visible then."""
@@ -78,6 +87,11 @@ _lock = threading.Lock()
 def status(device: str = "cpu") -> str:
     """ "available" if a device's extension is built or can be built here, else the reason why not. Builds nothing."""
     return _EXTENSIONS[device].status()
+
+
+def remark(device: str = "cpu") -> str | None:
+    """Why a device's cached library is not trusted, and so built anew; None if there is nothing to say."""
+    return _EXTENSIONS[device].remark()
 
 
 def ready(device: str = "cpu") -> bool:
@@ -111,8 +125,10 @@ def supports(device: torch.device, dtype: torch.dtype) -> bool:
 
 def _load(extension: Extension) -> None:
     try:
-        library = extension.installed() or extension.cached()
-        if library.is_file():
+        installed, library = extension.installed(), extension.cached()
+        if installed is not None:
+            torch.ops.load_library(str(installed))
+        elif library.is_file() and extension.remark() is None:
             torch.ops.load_library(str(library))
         else:
             _build(extension, library)
@@ -153,15 +169,23 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def _build(extension: Extension, library: Path) -> None:
+    distrusted = extension.remark()
+    if distrusted is not None:
+        print(f"palora: the cached library is not used: {distrusted}.", file=sys.stderr)
+        if trust.folder_obstacle(library.parent) is not None:
+            library = Path(tempfile.mkdtemp(prefix="palora-")) / "native" / library.name  # for this process alone
     folder = library.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(folder):
-        if library.is_file():  # another process was faster
+        if library.is_file() and trust.obstacle(library) is None:  # another process was faster
             torch.ops.load_library(str(library))
             return
         print(f"palora: building {extension.name} once, into {folder} (a minute or so)", file=sys.stderr)
         work = folder / "build"
-        work.mkdir(exist_ok=True)
-        (work / "lock").unlink(missing_ok=True)  # torch's own lock, left by a build that was interrupted
-        os.replace(extension.build_into(work), library)
+        shutil.rmtree(work, ignore_errors=True)  # nothing of an interrupted build, or of somebody else's, is linked
+        work.mkdir(mode=0o700)
+        built = extension.build_into(work)
+        trust.record(built)
+        os.replace(built.with_suffix(".sha256"), library.with_suffix(".sha256"))
+        os.replace(built, library)
         torch.ops.load_library(str(library))

@@ -69,6 +69,9 @@ def kernels() -> list[tuple[str, str]]:
 
     chosen = os.environ.get("PALORA_BACKEND")
     rows = [*palora_kernels.backends().items(), ("native on CUDA", loading.status("cuda"))]
+    distrusted = loading.remark()
+    if distrusted is not None:
+        rows.append(("native cache", f"not used, built anew: {distrusted}"))
     rows = [*rows, *tuning()]
     return [*rows, ("PALORA_BACKEND", chosen)] if chosen else rows
 

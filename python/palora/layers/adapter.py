@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,14 +13,37 @@ from torch import Tensor, nn
 import palora_kernels
 from palora.layers.ray_layer import RAY_ATTRIBUTES, RayLayer
 
+MOST = 2**16  # tasks, and ranks: more is a mistake
+
 
 def check_settings(tasks: int, rank: int, alpha: float) -> None:
     if not isinstance(tasks, int) or isinstance(tasks, bool) or tasks < 1:
         raise ValueError(f"`tasks` should be an integer >= 1. Found {tasks!r}.")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         raise ValueError(f"`rank` should be an integer >= 1. Found {rank!r}.")
-    if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    for name, value in (("tasks", tasks), ("rank", rank)):
+        if value > MOST:
+            raise ValueError(f"`{name}` should be at most {MOST:,}. Found {value:,}.")
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise ValueError(f"`alpha` should be a finite number. Found {alpha!r}.")
+
+
+def check_memory(layers: Iterable[nn.Module], tasks: int, rank: int) -> None:
+    """That the machine could hold the adapters, before any of them is allocated."""
+    weights = [layer.weight for layer in layers if isinstance(layer.weight, Tensor)]
+    # W (O, K) gets A (T, O, r) and B (T, r, K); a convolution's are no smaller.
+    needed = sum(tasks * rank * (len(w) + w[0].numel()) * w.element_size() for w in weights if w.device.type != "meta")
+    if needed > _memory():
+        raise ValueError(
+            f"`tasks`={tasks} and `rank`={rank} ask for {needed / 2**30:,.0f} GiB of adapters, more than this machine "
+            f"has memory ({_memory() / 2**30:,.0f} GiB). Choose smaller ones."
+        )
+
+
+def _memory() -> int:
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return max(host, *(torch.cuda.get_device_properties(i).total_memory for i in devices), 0)
 
 
 class Adapter(RayLayer):

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from palora.layers import fast_paths
-from palora.layers.adapter import Adapter, check_settings
+from palora.layers.adapter import Adapter, check_memory, check_settings
 from palora.layers.arguments import Rules
 from palora.layers.base import note_base
 from palora.layers.conv import PaLoRAConv2d, check_form
@@ -193,8 +193,9 @@ def adapt(
         else:
             refuse_layer(name, module, owners)
             _try_form(name, module, form)
+    check_memory(fresh.values(), len(names), rank)
     for module in fresh.values():
-        _swap(module, len(names), rank, alpha, form, family)
+        swap(module, len(names), rank, alpha, form, family)
     state = RayState(len(names), names)
     for module in model.modules():
         if type(module) in SWAPS:
@@ -229,7 +230,7 @@ def _try_form(name: str, module: nn.Module, form: str) -> None:
         )
 
 
-def _swap(module: nn.Module, tasks: int, rank: int, alpha: float, form: str, family: str) -> None:
+def swap(module: nn.Module, tasks: int, rank: int, alpha: float, form: str, family: str) -> None:
     """Change the class of a layer in place: same object, same Parameters, same hooks."""
     if isinstance(module, nn.Conv2d):
         module.__class__ = DoRAConv2d if family == "dora" else PaLoRAConv2d

@@ -81,8 +81,6 @@ class rows:
     def __init__(self, module: nn.Module, index: Tensor) -> None:
         self.state = _state(module)
         self.index = index
-        self.before: Slot | None = None
-        self.opened = False
 
     def __enter__(self) -> None:
         slot = None if self.state is None else self.state.current()
@@ -96,8 +94,7 @@ class rows:
         if slot.index is not None and slot.groups:
             given.index, given.groups = slot.index[index], slot.groups
         given.used, given.trial, given.inside, given.depth = slot.used, slot.trial, slot.inside, slot.depth
-        self.before, self.state.local.slot = self.state.local.slot, given
-        self.opened = True
+        self.state.enter(given, self)
 
     def __exit__(
         self,
@@ -105,6 +102,5 @@ class rows:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.opened and self.state is not None:
-            self.state.local.slot = self.before
-            self.opened = False
+        if self.state is not None:
+            self.state.leave(self)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from palora.layers.adapter import Adapter
 from palora.layers.checking import Call, Comparison, Parted
 from palora.layers.context import _as_tensor
+from palora.layers.copies import Copies
 from palora.layers.inside import inside
-from palora.layers.replica import functional_hook
+from palora.layers.replica import hook_without_traces
 from palora.layers.wiring import adapted_layers, ray_layers
 
 
@@ -105,14 +106,21 @@ def _copied(model: nn.Module) -> nn.Module:
         base = copy.deepcopy(model).double()
     except Exception as error:
         raise ValueError(f"`model` cannot be copied, so it cannot be checked: {error}") from error
+    double = {id(module): copied for module, copied in zip(model.modules(), base.modules(), strict=True)}
+    copies = Copies(lambda module: double.get(id(module), module), _doubled)
     for module in base.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [k for k, hook in hooks.items() if not functional_hook(hook)]:
-                del hooks[key]
+            for key, hook in hooks.items():
+                hooks[key] = hook_without_traces(hook, copies)
     generator = torch.Generator().manual_seed(0)
     for layer in adapted_layers(base).values():
         _fill(layer, generator)
     return base
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    copied = tensor.detach().clone()
+    return copied.double() if copied.is_floating_point() else copied
 
 
 def _fill(layer: Adapter, generator: torch.Generator) -> None:

@@ -39,7 +39,7 @@ class Problem(NamedTuple):
 
 def largest(tensors: Iterable[Tensor]) -> float:
     """The largest finite absolute value."""
-    floats = (t.detach() for t in tensors if t.numel() and t.is_floating_point())
+    floats = (t.detach() for t in tensors if t.layout is torch.strided and t.numel() and t.is_floating_point())
     sizes = [t.abs().nan_to_num(0.0, 0.0, 0.0).max().item() for t in floats]
     return max(sizes, default=0.0)
 
@@ -49,6 +49,7 @@ def close(found: Tensor, expected: Tensor, among: float = 0.0) -> bool:
     is compared; what cancels to nothing is noise. NaN is equal to NaN."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
+    found, expected = (t if t.layout is torch.strided else t.to_dense() for t in (found, expected))
     if found.numel() == 0 or not (found.is_floating_point() or found.is_complex()):
         return torch.equal(found, expected)
     scale = max(largest([expected]), 1e-3 * among, 1e-30)

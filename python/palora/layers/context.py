@@ -34,10 +34,21 @@ def _state(model: nn.Module) -> RayState:
 
 
 def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
+    kind = getattr(rays, "dtype", None)
+    if getattr(kind, "is_complex", False) or getattr(kind, "kind", "") == "c":
+        raise ValueError(f"`rays` should be real numbers. Found {kind}.")
     tensor = rays if isinstance(rays, Tensor) else torch.as_tensor(rays, dtype=torch.float64)
+    if on_host(tensor) and not bool(tensor.isfinite().all()):
+        raise ValueError(f"`rays` should be finite numbers. Found {tensor[~tensor.isfinite()][0].item()}.")
     device = layer.weight.device
     tensor = tensor.to(ray_dtype(tensor, device))
     return tensor.to(device, non_blocking=may_run_ahead(tensor, device))
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether values can be looked at for nothing: no device need be waited for, and nobody traces operations."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu"
+    return plain and not torch.compiler.is_compiling() and not private.watched(type(None))
 
 
 def ray_dtype(rays: Tensor, device: torch.device) -> torch.dtype:
@@ -56,7 +67,10 @@ def may_run_ahead(tensor: Tensor, device: torch.device) -> bool:
 
 
 class at:
-    """Make rays active for a model's adapted layers inside a ``with`` block; per thread, may be nested.
+    """Make rays active for a model's adapted layers inside a ``with`` block; may be nested, and entered again.
+
+    Threads and asyncio tasks have blocks of their own (`contextvars`): a task has those of whoever started it, until it
+    opens others. A generator shares its caller's, in both directions.
 
     Args:
         model: an adapted model (or one with adapted layers placed by hand; wrapped by DDP or torch.compile is fine).
@@ -69,7 +83,9 @@ class at:
     Rays outside the simplex are allowed (the papers probe (1, -1)); gradients flow to ``rays`` if it requires them.
 
     Raises:
-        ValueError: no adapted layers, or rays that do not fit the model's tasks.
+        ValueError: no adapted layers, rays that do not fit the model's tasks, complex ones, or ones with nan or inf
+            (not looked for in rays on a device, which would have to be waited for).
+        RuntimeError: blocks that were closed in another order than opened.
     """
 
     def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False, rows: Any = None) -> None:
@@ -90,14 +106,12 @@ class at:
                 raise ValueError("`rows` goes with rays of shape (M, T), and without per_sample.")
             self.rows, self.groups = checked_index(rows, self.rays.shape[0], self.rays.device), self.rays.shape[0]
             self.mode, self.rays = "per_sample", self.rays[self.rows]
-        self.before: Slot | None = None
 
     def __enter__(self) -> None:
         task = -1 if torch.compiler.is_compiling() else private.graph_task()
-        self.before = self.state.local.slot
         slot = Slot(self.rays, self.mode, task)
         slot.index, slot.groups = self.rows, self.groups
-        self.state.local.slot = slot
+        self.state.enter(slot, self)
 
     def __exit__(
         self,
@@ -105,4 +119,9 @@ class at:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.state.local.slot = self.before
+        if not self.state.leave(self) and kind is None:
+            raise RuntimeError(
+                "Blocks of palora.at on one model were closed in another order than opened, as by two generators that "
+                "run by turns inside such blocks: they share their caller's rays, and some answers may have been "
+                "another block's. Run each with contextvars.copy_context().run, or leave the block before `yield`."
+            )

@@ -38,7 +38,10 @@ class EnterPass:
             return
         if slot.depth == 0:
             slot.rows = None
-            if not torch.compiler.is_compiling() and not slot.revived:
+            if torch.compiler.is_compiling():
+                if slot.mode == "per_sample":
+                    _check_batch(slot, self.rules.growth(args, kwargs), args, kwargs)
+            elif not slot.revived:
                 slot.used = set()
                 if slot.mode != "one" and slot.trial is None:
                     slot.known = trial.known(module, self.state, self.rules, slot, args, kwargs) if self.trial else None
@@ -135,8 +138,8 @@ class EnterExpansion:
         if growth is None or growth.rows != slot.rows or slot.count == 1:
             return slot
         fresh = slot.like(private.graph_task())
-        fresh.rows, fresh.outer = None, self.state.local.slot or _NOTHING
-        self.state.local.slot = fresh
+        fresh.rows, fresh.opened = None, object()
+        self.state.enter(fresh, fresh.opened)
         return fresh
 
 
@@ -156,8 +159,8 @@ class LeaveExpansion:
         if not torch.compiler.is_compiling() and slot.trial is None:
             self._remember(slot)
         slot.expanded = []
-        if slot.outer is not None:
-            self.state.local.slot = None if slot.outer is _NOTHING else slot.outer
+        if slot.opened is not None:
+            self.state.leave(slot.opened)
         elif slot.depth == 0:
             slot.rows = None
 
@@ -167,10 +170,6 @@ class LeaveExpansion:
             self.state.remember(last if slot.first_node is None else slot.first_node, last, slot)
         elif not torch.is_inference_mode_enabled() and slot.first_node is not None:
             self.state.remember_without_graph(slot.first_node, slot)
-
-
-# What an expansion point returns to that opened a slot where there was none.
-_NOTHING = Slot(torch.empty(0, 0), "one", -1)
 
 
 def expand_arguments(

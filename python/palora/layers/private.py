@@ -49,6 +49,12 @@ def differentiated_number() -> int | None:
     return None if node is None else int(node._sequence_nr())
 
 
+def in_reentrant_checkpoint() -> bool:
+    """Whether the node whose gradient is being computed is that of ``checkpoint(..., use_reentrant=True)``."""
+    node = _current_node()
+    return node is not None and "CheckpointFunction" in node.name()
+
+
 _modes: Callable[[], int] = find("_len_torch_dispatch_stack")
 _mode: Callable[[int], Any] = find("_get_dispatch_stack_at")
 _transforms: Callable[[], bool] = find("_are_functorch_transforms_active")

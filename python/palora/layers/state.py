@@ -1,8 +1,9 @@
 """Which rays are active: one small state object per model, shared by its adapted layers.
 
-The rays are plain tensors in a slot per thread, never buffers (DDP would broadcast those). A slot lives as long as its
-``with palora.at(...)`` block; activation checkpointing, which recomputes layers after the block has ended, finds the
-slot again through the autograd node that asked for the recomputation.
+The rays are plain tensors in a slot of the context (`contextvars`: each asyncio task and each thread has its own),
+never buffers (DDP would broadcast those). A slot lives as long as its ``with palora.at(...)`` block; activation
+checkpointing, which recomputes layers after the block has ended, finds the slot again through the autograd node that
+asked for the recomputation.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
+from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,8 +21,9 @@ from palora.layers import private
 
 Mode = Literal["one", "many", "per_sample"]
 
-# Forward passes whose rays are remembered for recomputation; each costs one small tensor.
+# Forward passes whose rays are remembered for recomputation, and the bytes of those rays.
 _REMEMBERED_PASSES = 1024
+_REMEMBERED_BYTES = 16 * 2**20
 
 
 class Expanded(NamedTuple):
@@ -45,7 +48,9 @@ class Slot:
         used: names of the layers that the current pass has applied.
         trial: set while a trial pass runs (see `palora.layers.trial`).
         known: what a trial has found of passes like the current one.
-        outer: the slot to return to, where an expansion point opened this one in a recomputation.
+        owner: who opened it (an `at` block, for example). below: the slot that was active then.
+        thread: the thread it was opened in. traced: whether code that torch.compile traces opened it.
+        opened: the owner of a slot that an expansion point opened in a recomputation.
         revived: whether it stands for a pass that a backward recomputes.
     """
 
@@ -63,7 +68,11 @@ class Slot:
         self.used: set[str] = set()
         self.trial: Any = None
         self.known: Any = None
-        self.outer: Slot | None = None
+        self.owner: object = None
+        self.below: Slot | None = None
+        self.thread = 0
+        self.traced = False
+        self.opened: object = None
         self.revived = False
 
     @property
@@ -87,30 +96,54 @@ class _Pass(NamedTuple):
 
     first_node: int
     last_node: int
-    slot: Slot
-    expanded: list[tuple[Any, Any, int]]  # weak references: remembering a pass must not keep activations alive
+    slot: Slot  # its rays without their graph
+    rays: Any  # weak references: remembering a pass must not keep graphs or activations alive
+    expanded: list[tuple[Any, Any, int]]
+
+    @property
+    def nbytes(self) -> int:
+        return self.slot.rays.untyped_storage().nbytes() + (0 if self.slot.index is None else self.slot.index.nbytes)
+
+
+def _without_graph(rays: Tensor) -> Tensor:
+    """The same values in the same memory, without what computed them."""
+    return rays if rays.is_leaf else rays.detach().requires_grad_(rays.requires_grad)
 
 
 class _PerThread(threading.local):
-    """A slot per thread. `threading.local` runs ``__init__`` in every thread, so the attribute is always there, which
-    the guards of compiled code rely on."""
+    """The slot that traced code opened, per thread: tracing can read a context variable, but not set one.
+    `threading.local` runs ``__init__`` in every thread, so the attribute is always there, which the guards of compiled
+    code rely on."""
 
     def __init__(self) -> None:
         self.slot: Slot | None = None
 
 
+def _place(variable: ContextVar[Slot | None]) -> Any:
+    """An object whose attribute ``slot`` is the variable's value, and the object itself where there is none.
+
+    torch.compile cannot trace ``variable.get()``, but an attribute that a function in C computes it reads anew in every
+    call, as it does for extensions written with pybind.
+    """
+    return type("_Place", (), {"slot": property(variable.get)})()
+
+
 class RayState:
-    """The active rays of one adapted model, per thread."""
+    """The active rays of one adapted model, per context."""
 
     def __init__(self, tasks: int, task_names: tuple[str, ...] | None = None) -> None:
         self.tasks = tasks
         self.task_names = task_names or tuple(str(t) for t in range(tasks))
-        self.local = _PerThread()
-        self.passes: deque[_Pass] = deque(maxlen=_REMEMBERED_PASSES)
+        self.variable: ContextVar[Slot | None] = ContextVar("palora_rays")
+        self.place = _place(self.variable)
+        self.traced = _PerThread()
+        self.passes: deque[_Pass] = deque()
+        self.remembered = 0  # bytes
+        self.forgotten = 0  # the first number of autograd nodes that no forgotten pass has made
         self.known: dict[Any, Any] = {}  # what trials found, by the form of the arguments
         self.reported: set[str] = set()  # layers whose adapters a pass left out, and that were named
 
-    # A thread-local can be neither copied nor pickled; a copy of a model starts without active rays.
+    # A context variable can be neither copied nor pickled; a copy of a model starts without active rays.
     def __deepcopy__(self, memo: dict[int, Any]) -> RayState:
         copied = RayState(self.tasks, self.task_names)
         memo[id(self)] = copied
@@ -119,11 +152,62 @@ class RayState:
     def __reduce__(self) -> tuple[Any, ...]:
         return (RayState, (self.tasks, self.task_names))
 
+    def innermost(self) -> Slot | None:
+        """The slot that was opened last in this context."""
+        slot = self.traced.slot
+        if slot is not None:
+            return slot
+        slot = self.place.slot
+        return None if slot is self.place else slot
+
+    def enter(self, slot: Slot, owner: object) -> None:
+        """Make a slot the innermost one, until its owner leaves."""
+        slot.owner = owner
+        slot.traced = torch.compiler.is_compiling() or self.traced.slot is not None
+        if slot.traced:
+            slot.below, self.traced.slot = self.traced.slot, slot
+        else:
+            slot.thread = threading.get_ident()
+            slot.below = self.innermost()
+            self.variable.set(slot)
+
+    def leave(self, owner: object) -> bool:
+        """Take the owner's innermost slot away; nothing happens where it has none in this context.
+
+        Returns:
+            Whether it was the innermost of all, as it is unless blocks overlap.
+        """
+        slot = self.traced.slot
+        if slot is not None:
+            if slot.owner is owner:
+                self.traced.slot = slot.below
+            return True
+        above, slot = None, self.innermost()
+        while slot is not None and slot.owner is not owner:
+            above, slot = slot, slot.below
+        if slot is None:
+            return True
+        if above is None:
+            self.variable.set(slot.below)
+            return True
+        above.below = slot.below
+        return False
+
+    def _moved(self, slot: Slot) -> Slot:
+        """A thread that was given a copy of another's context gets a slot of its own, as its passes are its own."""
+        moved = slot.like(slot.graph_task)
+        moved.rows = None
+        moved.owner, moved.below, moved.thread = slot.owner, slot.below, threading.get_ident()
+        self.variable.set(moved)
+        return moved
+
     def current(self) -> Slot | None:
-        """The slot of this thread's innermost ``at`` block, or, in a recomputation, of the original forward."""
-        slot = self.local.slot
+        """The slot of this context's innermost ``at`` block, or, in a recomputation, of the original forward."""
+        slot = self.innermost()
         if torch.compiler.is_compiling():
             return slot
+        if slot is not None and not slot.traced and slot.thread != threading.get_ident():
+            slot = self._moved(slot)
         graph_task = private.graph_task()
         if graph_task == -1 or (slot is not None and slot.graph_task == graph_task):
             return slot
@@ -137,10 +221,11 @@ class RayState:
             return None
         found = [p for p in self.passes if p.first_node <= number < p.last_node]
         if not found:
-            if len(self.passes) == _REMEMBERED_PASSES and number < self.passes[0].first_node:
+            if number < self.forgotten:
                 raise RuntimeError(
                     f"A checkpointed layer is being recomputed whose forward lies more than {_REMEMBERED_PASSES} "
-                    "passes back, so its rays are not known any more; run the backward earlier."
+                    f"passes or {_REMEMBERED_BYTES >> 20} MiB of rays back, so its rays are not known any more; run "
+                    "the backward earlier."
                 )
             return None
         if any(p.slot is not found[0].slot for p in found):
@@ -154,6 +239,14 @@ class RayState:
     def _revived(done: _Pass) -> Slot:
         slot = done.slot.like(done.slot.graph_task)
         slot.inside, slot.revived = 1, True
+        rays = done.rays()
+        if rays is not None:
+            slot.rays = rays
+        elif slot.rays.requires_grad and private.in_reentrant_checkpoint():
+            raise RuntimeError(
+                "`rays` needs gradients, and a reentrant checkpoint is being recomputed after the block of palora.at "
+                "that computed them; use checkpoint(..., use_reentrant=False), or run the backward inside the block."
+            )
         for grown_ref, original_ref, version in done.expanded:
             grown, original = grown_ref(), original_ref()
             if grown is not None:
@@ -163,7 +256,15 @@ class RayState:
 
     def remember(self, first_node: int, last_node: int, slot: Slot) -> None:
         refs = [(weakref.ref(e.grown), weakref.ref(e.original), e.version) for e in slot.expanded]
-        self.passes.append(_Pass(first_node, last_node, slot.like(slot.graph_task), refs))
+        kept = slot.like(slot.graph_task)
+        kept.rays = _without_graph(slot.rays)
+        done = _Pass(first_node, last_node, kept, weakref.ref(slot.rays), refs)
+        self.passes.append(done)
+        self.remembered += done.nbytes
+        while len(self.passes) > _REMEMBERED_PASSES or (self.remembered > _REMEMBERED_BYTES and len(self.passes) > 1):
+            old = self.passes.popleft()
+            self.remembered -= old.nbytes
+            self.forgotten = max(self.forgotten, old.last_node)
 
     def remember_without_graph(self, number: int, slot: Slot) -> None:
         """A pass without gradients: reentrant checkpointing of a whole model runs one, inside the node ``number``.

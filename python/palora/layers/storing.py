@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from palora.errors import PaloraError
-from palora.layers.adapter import Adapter
-from palora.layers.adapting import adapt
+from palora.layers.adapter import Adapter, shallow_copy
+from palora.layers.adapter_file import FORMAT, PURPOSE, Contents, check_tensors, contents, order_of_tasks, values
+from palora.layers.adapting import adapt, swap
 from palora.layers.baking import computed
 from palora.layers.base import base_tensors, differs, fingerprint, note_base, was_changed
 from palora.layers.inside import inside, named_inside, sharded_as, synchroniser, whole
-from palora.layers.refusals import UnsupportedModuleError
+from palora.layers.refusals import UnsupportedModuleError, adaptable
 from palora.layers.wiring import adapted_layers
 from palora.optional import need
-
-_FORMAT = "palora-adapters-1"
-_PURPOSE = "A file of adapters"
 
 
 def _settings(layer: Adapter) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str], base: bool = F
         UnsupportedModuleError: an adapter that a parametrisation or the like computes.
         MissingPackageError: safetensors is absent.
     """
-    save_file = need("safetensors.torch", _PURPOSE).save_file
+    save_file = need("safetensors.torch", PURPOSE).save_file
     layers = adapted_layers(model)
     if not layers:
         raise ValueError(f"`model` ({type(model).__name__}) has no adapted layers to save.")
@@ -71,7 +70,7 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str], base: bool = F
     first = next(iter(layers.values()))
     frozen = not any(isinstance(t, nn.Parameter) and t.requires_grad for t in rest.values())
     metadata = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "rank": str(first.rank),
         "alpha": repr(first.alpha),
         "form": next((s["form"] for s in settings.values() if s["form"] != "matricised"), "matricised"),
@@ -108,21 +107,6 @@ def _refuse_computed(name: str, layer: Adapter) -> None:
             )
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise PaloraError(f"There is no adapter file {path}.")
-    safetensors = need("safetensors", _PURPOSE)
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {error}.") from error
-    if metadata.get("format") != _FORMAT:
-        raise PaloraError(f"{path} is a safetensors file, but not one written by palora.save_adapters.")
-    return tensors, metadata
-
-
 def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Read adapters into a model: one adapted alike, or a plain one, which is then adapted as the file says.
 
@@ -131,56 +115,57 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     plain model under DDP, which does not synchronise the gradients of what came after it. A plain model's adapters
     have the file's dtype, and its base is frozen if that of the file was; what is frozen stays so.
 
+    The file is checked whole before the model is touched. Tasks that have names in both are matched by them, whatever
+    their order.
+
     Returns:
         The same model.
 
     Raises:
-        PaloraError: the file is missing or corrupt, or does not fit the model (named layer, expected, found).
+        PaloraError: the file is missing or corrupt, or does not fit the model (named layer, expected, found); the model
+            is then as it was.
         ValueError: the base has no values yet (meta device).
         MissingPackageError: safetensors is absent.
     """
     path = Path(path)
-    tensors, metadata = _read(path)
-    settings: dict[str, dict[str, Any]] = json.loads(metadata["layers"])
-    without = [name for name, tensor in base_tensors(model) if tensor.device.type == "meta"]
+    found = contents(path)
+    rest = dict(base_tensors(model))
+    without = [name for name, tensor in rest.items() if tensor.device.type == "meta"]
     if without:
         raise ValueError(
             f"`model` has no values yet: {without[0]!r} is on the meta device. Load the base first, with "
             "load_state_dict(..., assign=True), then the adapters."
         )
     plain = not adapted_layers(model)
+    layers = _as_they_would_be(model, path, found) if plain else adapted_layers(model)
+    _check_layers(path, found, layers)
+    unknown = [name for name in found.trained if name not in rest]
+    if unknown:
+        raise PaloraError(f"{path} holds {unknown[0]!r}, which `model` does not have.")
+    base = {name: rest[name] for name in found.trained}
+    shapes = {_key(n, own): tuple(p.shape) for n, layer in layers.items() for own, p in layer.own_parameters().items()}
+    check_tensors(path, found, shapes, base)
+    states = {id(layer.rays_state): layer.rays_state for layer in layers.values() if layer.rays_state is not None}
+    orders = [order_of_tasks(path, found.tasks, state.task_names) for state in states.values()]
+    tensors = values(path, found, base)
+    if orders and orders[0] is not None:
+        for name in shapes:
+            if not name.endswith("magnitude"):
+                tensors[name] = tensors[name][orders[0]]
     if plain:
-        _adapt_as_saved(model, path, settings, metadata)
-    layers = adapted_layers(model)
-    if set(layers) != set(settings):
-        odd = sorted(set(layers) ^ set(settings))[0]
-        where = "the file" if odd in settings else "the model"
-        raise PaloraError(f"{path} does not fit `model`: layer {odd!r} has adapters in {where} only.")
-    targets: dict[str, Tensor] = {}
+        _adapt_as_saved(model, found)
+        layers = adapted_layers(model)
+    targets: dict[str, Tensor] = dict(base)
     for name, layer in layers.items():
-        found = _settings(layer)
-        if found != settings[name]:
-            raise PaloraError(
-                f"{path} does not fit `model` at layer {name!r}: the file has {settings[name]}, the model {found}."
-            )
-        _refuse_computed(name, layer)
         for own, parameter in layer.own_parameters().items():
             if plain or parameter.device.type == "meta":
-                source = tensors[f"{name}.{own}" if name else own]
-                values = torch.empty_like(source, device=layer.weight.device)
-                parameter = layer._parameters[own] = nn.Parameter(values, parameter.requires_grad)
-            targets[f"{name}.{own}" if name else own] = parameter
-    targets.update(_trained(model, path, json.loads(metadata.get("trained", "[]"))))
-    for name, target in targets.items():
-        if target.shape != tensors[name].shape:
-            raise PaloraError(
-                f"{path} does not fit `model`: {name} has shape {tuple(tensors[name].shape)} in the file and "
-                f"{tuple(target.shape)} in the model."
-            )
+                source = torch.empty_like(tensors[_key(name, own)], device=layer.weight.device)
+                parameter = layer._parameters[own] = nn.Parameter(source, parameter.requires_grad)
+            targets[_key(name, own)] = parameter
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(sharded_as(target, tensors[name]))
-    if differs(json.loads(metadata.get("base", "{}")), fingerprint(model)):
+    if differs(found.base, fingerprint(model)):
         warnings.warn(
             f"The adapters in {path} were saved on a base with other values than this model's, and give other answers "
             "here. Load the same base, or save with palora.save_adapters(..., base=True).",
@@ -190,22 +175,58 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     return model
 
 
-def _adapt_as_saved(
-    model: nn.Module, path: Path, settings: dict[str, dict[str, Any]], metadata: dict[str, str]
-) -> None:
-    missing = sorted(set(settings) - {name for name, _ in named_inside(model)})
-    if missing:
-        raise PaloraError(f"{path} holds adapters for layer {missing[0]!r}, which `model` does not have.")
-    family = "dora" if any(s.get("family") == "dora" for s in settings.values()) else "lora"
+def _key(layer: str, own: str) -> str:
+    return f"{layer}.{own}" if layer else own
+
+
+def _check_layers(path: Path, found: Contents, layers: Mapping[str, Adapter]) -> None:
+    if set(layers) != set(found.settings):
+        odd = sorted(set(layers) ^ set(found.settings))[0]
+        where = "the file" if odd in found.settings else "the model"
+        raise PaloraError(f"{path} does not fit `model`: layer {odd!r} has adapters in {where} only.")
+    for name, layer in layers.items():
+        here = _settings(layer)
+        if here != found.settings[name]:
+            raise PaloraError(
+                f"{path} does not fit `model` at layer {name!r}: the file has {found.settings[name]}, the model {here}."
+            )
+        _refuse_computed(name, layer)
+
+
+def _family(found: Contents) -> str:
+    return "dora" if any(s.get("family") == "dora" for s in found.settings.values()) else "lora"
+
+
+def _as_they_would_be(model: nn.Module, path: Path, found: Contents) -> dict[str, Any]:
+    """The layers of a plain model adapted as the file says, as copies without values: the model stays as it is."""
+    modules = dict(named_inside(model))
+    layers = {}
+    for name in found.settings:
+        module = modules.get(name)
+        if module is None or not adaptable(module):
+            raise PaloraError(f"{path} holds adapters for layer {name!r}, which `model` does not have.")
+        copied = shallow_copy(module)
+        for own, parameter in copied._parameters.items():
+            if parameter is not None:
+                copied._parameters[own] = nn.Parameter(torch.empty_like(parameter, device="meta"), False)
+        try:
+            swap(copied, len(found.tasks), found.rank, found.alpha, found.form, _family(found))
+        except ValueError as error:
+            raise PaloraError(f"{path} does not fit `model` at layer {name!r}: {error}") from error
+        layers[name] = copied
+    return layers
+
+
+def _adapt_as_saved(model: nn.Module, found: Contents) -> None:
     adapt(
         inside(model),
-        json.loads(metadata["tasks"]),
-        int(metadata["rank"]),
-        float(metadata["alpha"]),
-        metadata["form"],
-        include=list(settings) if "" not in settings else None,
-        family=family,
-        train_base=json.loads(metadata.get("train_base", "true")),
+        found.tasks,
+        found.rank,
+        found.alpha,
+        found.form,
+        include=list(found.settings) if "" not in found.settings else None,
+        family=_family(found),
+        train_base=found.train_base,
     )
     wrapper = synchroniser(model)
     if wrapper is not None:
@@ -214,12 +235,3 @@ def _adapt_as_saved(
             "train them, load into the plain model and wrap that.",
             stacklevel=3,
         )
-
-
-def _trained(model: nn.Module, path: Path, names: list[str]) -> dict[str, Tensor]:
-    """The parameters and buffers of the base that the file holds."""
-    rest = dict(base_tensors(model))
-    missing = [name for name in names if name not in rest]
-    if missing:
-        raise PaloraError(f"{path} holds {missing[0]!r}, which `model` does not have.")
-    return {name: rest[name] for name in names}

@@ -60,7 +60,17 @@ def _form(model: nn.Module, rules: Rules, n: int, args: tuple[Any, ...], kwargs:
         (path, v.dim(), v.is_floating_point(), tuple(d for d, size in enumerate(v.shape) if size == n), n == 1)
         for path, v in rules.tensors(args, kwargs)
     )
-    return model.training, tensors, tuple(_leaves(args)), tuple((k, *_leaves((v,))) for k, v in kwargs.items())
+    return _settings(model), tensors, tuple(_leaves(args)), tuple((k, *_leaves((v,))) for k, v in kwargs.items())
+
+
+def _settings(model: nn.Module) -> Any:
+    """Which modules a model has, in which mode, and the flags of those that are not torch's."""
+    return tuple(
+        (id(module), module.training)
+        if type(module).__module__.startswith(("torch.nn.modules.", "palora."))
+        else (id(module), *((k, v) for k, v in module.__dict__.items() if isinstance(v, (bool, str))))
+        for module in model.modules()
+    )
 
 
 def _leaves(value: Any) -> Iterator[Any]:

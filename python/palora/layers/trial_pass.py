@@ -22,7 +22,7 @@ from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.replica import NoReplica, replica
 from palora.layers.routing import OutsideError, RowsError, describe
 from palora.layers.state import RayState, Slot
-from palora.layers.watching import Watch
+from palora.layers.watching import ParameterWritten, Watch
 from palora.trees import map_tensors
 
 _FEW = 5  # samples of a larger batch that a trial takes
@@ -163,11 +163,21 @@ class Runner:
         self, model: nn.Module, state: RayState, rules: Rules, rays: Tensor, dtype: torch.dtype | None = None
     ) -> None:
         self.model, self.state, self.rules, self.rays, self.dtype = model, state, rules, rays, dtype
+        self.own_parameters = False
 
     def outcome(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], axes: dict[tuple[int, str], int | None], few: bool
     ) -> Outcome | None:
         """None: the model does not run on a batch alone, so that nothing can be compared."""
+        try:
+            return self._outcome(args, kwargs, axes, few)
+        except ParameterWritten:
+            self.own_parameters = True
+            return self._outcome(args, kwargs, axes, few)
+
+    def _outcome(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], axes: dict[tuple[int, str], int | None], few: bool
+    ) -> Outcome | None:
         learned = {path: axis for (point, path), axis in axes.items() if point == id(self.rules)}
         try:
             growth = self.rules.growth(args, kwargs, learned)
@@ -185,6 +195,8 @@ class Runner:
             outputs.append(self._pass(stacked, self.rays, args, kwargs))
         except RowsError as error:
             failure = Problem(str(error), name=error.module)
+        except ParameterWritten:
+            raise
         except (OutsideError, UnsupportedModuleError, NoReplica):
             return None  # the pass itself says so, or nothing can be tried
         except Exception as error:
@@ -200,6 +212,8 @@ class Runner:
             singles.append(single)
             try:
                 outputs.append(self._pass(single, self.rays[i : i + 1], args, kwargs))
+            except ParameterWritten:
+                raise
             except Exception:
                 return None
         result = Known(stacked.read, {seen.name for seen in stacked.seen})
@@ -230,20 +244,20 @@ class Runner:
 
     def _pass(self, trial: Trial, rays: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            model = replica(self.model, self.dtype)
-            trial.watch = Watch(model)
+            model = replica(self.model, self.dtype, self.own_parameters)
+            trial.watch = Watch(model, shared=self.dtype is None and not self.own_parameters)
             args, kwargs = self.rules.map(args, kwargs, lambda _, v: self._converted(v))
             args, kwargs = own(args), own(kwargs)
         except Exception as error:
             raise NoReplica from error
         slot = Slot(rays, "many" if trial.role == "stacked" else "one", -1)
         slot.trial = trial
-        before, self.state.local.slot = self.state.local.slot, slot
+        self.state.enter(slot, trial)
         try:
             with undisturbed(self.dtype), torch.no_grad(), trial.watch:
                 return model(*args, **kwargs)
         finally:
-            self.state.local.slot = before
+            self.state.leave(trial)
 
     def _converted(self, value: Tensor) -> Tensor:
         value = value.detach()

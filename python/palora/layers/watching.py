@@ -22,6 +22,10 @@ _VIEWS = ("detach", "alias", "t", "transpose", "permute", "view", "unsqueeze", "
 _SHAPES = ("_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided")
 
 
+class ParameterWritten(Exception):
+    """A model that writes its Parameters as it runs: a trial of it takes copies."""
+
+
 class Watch(TorchDispatchMode):
     """Random draws give constants, the same for every row; `chosen` tells rows whose number depends on values.
 
@@ -29,10 +33,16 @@ class Watch(TorchDispatchMode):
         read: adapted layers whose weight was computed with outside of them, with the operation.
         decided: truth values that the model asked for of what adapted layers had computed.
         random: whether something was random all the same.
+
+    Args:
+        model: what runs.
+        shared: whether its Parameters are those of another model; `ParameterWritten` is raised before one is written.
     """
 
-    def __init__(self, model: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module | None = None, shared: bool = False) -> None:
         super().__init__()
+        found = () if model is None or not shared else model.parameters()
+        self.parameters = {_place(parameter) for parameter in found if parameter.numel()}
         self.read: dict[str, str] = {}
         self.decided: list[bool] = []
         self.inside = 0
@@ -73,11 +83,21 @@ class Watch(TorchDispatchMode):
                 self.random = True
                 return func(*args, **kwargs)
             return settled
+        if self.parameters and func._schema.is_mutable:
+            self._refuse_writes(func, args, kwargs)
         result = func(*args, **kwargs)
         self._follow(name, func, args, kwargs, result)
         if self.weights and not self.inside:
             self._behind(name, args, kwargs, result)
         return result
+
+    def _refuse_writes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a Parameter that the model shares with others is written."""
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for value in _flat((args[i] if i < len(args) else kwargs.get(argument.name),)):
+                    if isinstance(value, Tensor) and value.numel() and _place(value) in self.parameters:
+                        raise ParameterWritten
 
     def _behind(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Weights that are read outside their layers, and decisions that rest on what layers computed."""
