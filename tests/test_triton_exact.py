@@ -207,7 +207,7 @@ def test_conv_in_other_forms(form: str, algorithm: str, device: str) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("algorithm", ["factored", "basis"])
 def test_conv_is_rounded_once(algorithm: str, shared: bool, device: str) -> None:
-    """1 + 2^-8, of the base and the adapters, lies between two bfloat16, rounded down: the bias' 2^-12 tips it."""
+    """1 + 2^-8, of base and adapters, lies between two bfloat16, rounded down: the bias' 2^-12 tips it."""
     one = torch.ones(1, 1, 1, 1, dtype=torch.bfloat16, device=device)
     lam, bias = torch.full((1, 1), 2.0**-8, device=device), torch.full_like(one[0, 0, 0], 2.0**-12)
     with pk.force_plan(conv2d=algorithm):
