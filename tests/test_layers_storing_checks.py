@@ -68,7 +68,14 @@ def test_tensors_that_do_not_fit(change: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "key, value",
-    [("tasks", '["a"]'), ("tasks", "3"), ("layers", "[" * 5000), ("layers", "{}"), ("rank", "1000000000")],
+    [
+        ("tasks", '["a"]'),
+        ("tasks", "3"),
+        ("layers", "[" * 5000),
+        ("layers", "{}"),
+        ("rank", "1000000000"),
+        ("alpha", "nan"),
+    ],
 )
 def test_metadata_that_does_not_fit(key: str, value: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
