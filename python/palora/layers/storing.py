@@ -20,7 +20,7 @@ from palora.layers.adapting import adapt, swap
 from palora.layers.baking import computed
 from palora.layers.base import base_tensors, differs, fingerprint, note_base, was_changed
 from palora.layers.inside import inside, named_inside, sharded_as, synchroniser, whole
-from palora.layers.refusals import UnsupportedModuleError, adaptable
+from palora.layers.refusals import UnsupportedModuleError, adaptable, refuse_wrapped
 from palora.layers.wiring import adapted_layers
 from palora.optional import need
 
@@ -137,6 +137,8 @@ def load_adapters(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             "load_state_dict(..., assign=True), then the adapters."
         )
     plain = not adapted_layers(model)
+    if plain:
+        refuse_wrapped(inside(model))
     layers = _as_they_would_be(model, path, found) if plain else adapted_layers(model)
     _check_layers(path, found, layers)
     unknown = [name for name in found.trained if name not in rest]
