@@ -18,7 +18,7 @@ from palora.bench.device import check, clock, goals, items, measured, prepare, r
 from palora.bench.device.workers import Lost
 from palora.bench.plan import plans_of
 from palora.errors import PaloraError
-from palora_kernels import implementations, plans
+from palora_kernels import implementations, plans, versions
 from palora_kernels.triton import configs, launch, shipped, tuning
 from palora_kernels.triton.tuning import Tile
 
@@ -138,14 +138,14 @@ def test_columns_of_other_items_join_the_row_of_their_op() -> None:
 def test_cudnn_tries_its_algorithms_or_not(what: str, on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[bool] = set()
     cudnn: Any = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32, cudnn.conv.fp32_precision
+    before = cudnn.benchmark, cudnn.allow_tf32, versions.convolutions_in_tf32()
     inner = timing._measured
     monkeypatch.setattr(
         timing, "_measured", lambda *a: (seen.add(torch.backends.cudnn.benchmark), inner(*a))[1]
     )  # fmt: skip
     result_of(ready(item(what, "conv2d")))
     assert seen == {on}
-    assert (cudnn.benchmark, cudnn.allow_tf32, cudnn.conv.fp32_precision) == before
+    assert (cudnn.benchmark, cudnn.allow_tf32, versions.convolutions_in_tf32()) == before
     assert not item("step", "segnet", 5).benchmark
 
 
