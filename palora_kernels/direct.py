@@ -1,8 +1,8 @@
 """The short way through an op: for ordinary tensors on a GPU, called before with the same layouts.
 
-`functional` checks arguments, settles the dtype, the backend and the plan, and calls an operator of ``torch.library``,
+`functional` checks arguments, chooses the dtype, the backend and the plan, and calls an operator of ``torch.library``,
 whose gradient is another. All of that is Python, and for a small layer it takes longer than its kernels. None of it
-depends on values, so it is done once for a key (`palora_kernels.triton.replay`) and `Call` remembers the outcome: the
+depends on values, so it is done once for a key (`palora_kernels.triton.replay`) and `Remembered` holds the outcome: the
 plan, the steps of its forward, those of its backward. Its gradient is an ``autograd.Function``, which costs least.
 
 Compilers, tracers, profilers, dispatch modes, torch.func and tensor subclasses get the operators, as before.
@@ -11,7 +11,7 @@ Compilers, tracers, profilers, dispatch modes, torch.func and tensor subclasses 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,11 +24,11 @@ from palora_kernels.triton import replay
 from palora_kernels.triton.program import Program, Tensors
 
 _MOST = 1024  # calls remembered; a process that makes more starts over
-_calls: dict[Hashable, Call] = {}
+_calls: dict[Hashable, Remembered] = {}
 
 
 def forget() -> None:
-    """Settle everything anew: for tests that change what a plan depends on behind its back."""
+    """Remember nothing: for tests that change what a plan depends on behind its back."""
     _calls.clear()
 
 
@@ -42,9 +42,9 @@ def plain(tensors: Tensors) -> bool:
 
 
 def serves(backend: str | None, tensors: Tensors) -> bool:
-    """Whether a call may take the short way; ``tensors`` begin with x."""
-    x = tensors[0]
-    if not isinstance(x, Tensor) or not (backend == "triton" or (backend is None and x.is_cuda)):
+    """Whether a call may take the short way; ``tensors`` begin with x and end with lam."""
+    x, lam = tensors[0], tensors[-1]
+    if not isinstance(x, Tensor) or not isinstance(lam, Tensor) or not (backend == "triton" or (backend is None and x.is_cuda)):
         return False
     return plain(tensors)
 
@@ -62,8 +62,11 @@ def key(op: str, backend: str | None, tensors: Tensors, options: Sequence[Any]) 
 
 
 @dataclass
-class Call:
-    """An op with its plan: ``arguments`` are those that are not tensors, the plan's name last."""
+class Remembered:
+    """An op with its plan: ``arguments`` are those that are not tensors, the plan's name last.
+
+    op: "linear" or "conv2d", the operator's name.
+    """
 
     op: str
     arguments: tuple[Any, ...]
@@ -79,10 +82,10 @@ class Call:
     def results(self, tensors: Tensors) -> tuple[Tensor, Tensor | None]:
         """The output, and what the backward needs beside the inputs."""
         if self.forward is None:
-            self.forward, found = replay.capture(_OPS[self.op].forward, tensors, self.arguments)
+            self.forward, found = replay.capture(library.forward, tensors, self.arguments)
         else:
             found = self.forward(tensors)
-        y, kept = found if isinstance(found, tuple) else (found, None)
+        y, kept = found
         # A view that was made without gradients would refuse to be changed in place later.
         return (y.detach() if y._is_view() else y), kept
 
@@ -92,28 +95,28 @@ class Call:
         arguments = (*others, bias_dims, needs, shared, plan)
         layouts = replay.key(tensors)
         if layouts is None:
-            return _OPS[self.op].backward(*tensors, *arguments)
+            return library.backward(*tensors, *arguments)
         where = (bias_dims, needs, layouts)
         program = self.backward.get(where)
         if program is not None:
             return program(tensors)
         if len(self.backward) >= _MOST:
             self.backward.clear()
-        self.backward[where], found = replay.capture(_OPS[self.op].backward, tensors, arguments)
+        self.backward[where], found = replay.capture(library.backward, tensors, arguments)
         return found
 
 
-def settled(key: Hashable | None) -> Call | None:
+def remembered(key: Hashable | None) -> Remembered | None:
     return None if key is None else _calls.get(key)
 
 
-def settle(key: Hashable | None, op: str, plan: str, arguments: Sequence[Any]) -> Call | None:
+def remember(key: Hashable | None, op: str, plan: str, arguments: Sequence[Any]) -> Remembered | None:
     """Remember the plan of a call, "<backend>.<algorithm>"; None where it may not take the short way."""
     if key is None or not plan.startswith("triton."):
         return None
     if len(_calls) >= _MOST:
         _calls.clear()
-    call = Call(op, (*replay.frozen(arguments), plan))
+    call = Remembered(op, (*replay.frozen(arguments), plan))
     return _calls.setdefault(key, call)
 
 
@@ -121,10 +124,10 @@ class _Differentiable(torch.autograd.Function):
     """As `gradients` attaches it to the operators."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, call: Remembered, *tensors: Tensor | None) -> Tensor:
         y, kept = call.results(tensors)
         x, weight, bias, *rest = tensors
-        ctx.save_for_backward(x, weight, *rest, *([] if kept is None else [kept]))
+        ctx.save_for_backward(x, weight, *rest, kept)
         ctx.bias_dims = 0 if bias is None else bias.dim()
         ctx.call = call
         ctx.set_materialize_grads(False)
@@ -132,36 +135,25 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        call, flags = ctx.call, ctx.needs_input_grad[1:]
         if grad is None:
-            return (None,) * len(ctx.needs_input_grad)
-        call, flags = ctx.call, ctx.needs_input_grad
-        factors = len(flags) - 5
-        needs = (flags[1], flags[2], flags[3], any(flags[4:-1]), flags[-1])
+            return (None,) * (1 + len(flags))
+        needs = gradients.needs(flags)
         saved = ctx.saved_tensors
+        dense = saved[3] is None
         if torch.is_grad_enabled() or batched(grad) or not plain((grad, *saved)):
-            *others, shared, plan = call.arguments
-            found = _OPS[call.op].operator(grad, *saved, *others, ctx.bias_dims, needs, shared, plan)
-            return None, *gradients.unpack(found, list(needs), factors, 0)
-        dx, dweight, dbias, dfactors, dlam = call.gradients((grad, *saved), ctx.bias_dims, needs)
-        wanted = needs[3] and dfactors is not None
+            *conv, shared, plan = call.arguments
+            operator = getattr(torch.ops.palora, f"{call.op}_backward").default
+            found = operator(grad, *saved, *conv, ctx.bias_dims, needs, shared, plan)
+            return None, *gradients.unpack(found, flags, dense)
+        dx, dweight, dbias, factors, dlam = call.gradients((grad, *saved), ctx.bias_dims, tuple(needs))
+        dA, dB = (*factors, None)[:2] if needs[3] and factors is not None else (None, None)
         return (
             None,
             dx if needs[0] else None,
             dweight if needs[1] else None,
             dbias if needs[2] else None,
-            *(dfactors if wanted else [None] * factors),
+            dA,
+            dB,
             dlam if needs[4] else None,
         )
-
-
-@dataclass(frozen=True)
-class _Op:
-    forward: Callable[..., Any]  # library.FUNCTIONS
-    backward: Callable[..., Any]
-    operator: Any  # the backward as torch.library has it
-
-
-_OPS = {
-    name: _Op(forward, backward, getattr(torch.ops.palora, f"{name}_backward").default)
-    for name, (forward, backward) in library.FUNCTIONS.items()
-}

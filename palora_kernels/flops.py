@@ -10,14 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from palora_kernels.eager.factors import Needs
+from palora_kernels.call import Needs
 
 Shape = Sequence[int]
-
-
-def _rows(x: Shape, lam: Shape, shared: bool) -> int:
-    """Products with a weight in one output channel: rows of all rays, token axes or none."""
-    return x[0] * (lam[0] if shared else 1)
 
 
 def _low_rank_forward(rows: int, K: int, O: int, R: int) -> int:
@@ -43,60 +38,50 @@ def _dense_backward(rows: int, K: int, O: int, rays: int, tasks: int, needs: Nee
     return 2 * K * O * (rows * (needs.x + weights) + rays * tasks * (needs.factors + needs.lam))
 
 
-def _linear(x: Shape, weight: Any, bias: Any, A: Shape, B: Shape, lam: Shape, shared: bool, *_: Any, **__: Any) -> int:
-    return _low_rank_forward(_rows(x, lam, shared), B[2], A[1], A[0] * A[2])
+def _forward(rows: int, A: Shape, B: Shape | None, lam: Shape, weight: Shape) -> int:
+    """``weight``: (O, ...), the shape of one ray's."""
+    O, K = weight[0], math.prod(weight[1:])
+    return _dense_forward(rows, K, O, *lam) if B is None else _low_rank_forward(rows, K, O, A[0] * A[2])
 
 
-def _linear_backward(
-    grad: Shape, x: Shape, weight: Any, A: Shape, B: Shape, lam: Shape, S: Any, dims: int, needs: list[bool],
-    *_: Any, **__: Any,
-) -> int:  # fmt: skip
-    return _low_rank_backward(grad[0], B[2], A[1], A[0] * A[2], Needs(*needs))
+def _backward(rows: int, A: Shape, B: Shape | None, lam: Shape, weight: Shape, needs: Needs) -> int:
+    O, K = weight[0], math.prod(weight[1:])
+    if B is None:
+        return _dense_backward(rows, K, O, *lam, needs)
+    return _low_rank_backward(rows, K, O, A[0] * A[2], needs)
 
 
-def _linear_delta(x: Shape, weight: Any, bias: Any, D: Shape, lam: Shape, shared: bool, *_: Any, **__: Any) -> int:
-    return _dense_forward(_rows(x, lam, shared), D[2], D[1], lam[0], D[0])
+def _of_linear(A: Shape, B: Shape | None) -> Shape:
+    return A[1:] if B is None else (A[1], B[2])
 
 
-def _linear_delta_backward(
-    grad: Shape, x: Shape, weight: Any, D: Shape, lam: Shape, dims: int, needs: list[bool], *_: Any, **__: Any
-) -> int:
-    return _dense_backward(grad[0], D[2], D[1], lam[0], D[0], Needs(*needs))
+def _linear(x: Shape, weight: Any, bias: Any, A: Shape, B: Shape | None, lam: Shape, *call: Any, **_: Any) -> int:
+    shared, _plan = call
+    return _forward(x[0] * (lam[0] if shared else 1), A, B, lam, _of_linear(A, B))
+
+
+def _linear_backward(grad: Shape, x: Shape, weight: Any, *call: Any, **_: Any) -> int:
+    A, B, lam, _S, _dims, needs, _shared, _plan = call
+    return _backward(grad[0], A, B, lam, _of_linear(A, B), Needs(*needs))
 
 
 def _positions(y: Shape) -> int:
     return y[0] * math.prod(y[2:])
 
 
-def _conv2d(
-    x: Shape, weight: Any, bias: Any, A: Shape, B: Shape, lam: Shape, shape: Shape, *_: Any, out_shape: Any, **__: Any
-) -> int:
-    return _low_rank_forward(_positions(out_shape), math.prod(shape[1:]), shape[0], A[0] * A[2])
+def _conv2d(x: Shape, weight: Any, bias: Any, *call: Any, out_shape: Any, **_: Any) -> int:
+    A, B, lam, shape, *_geometry = call
+    return _forward(_positions(out_shape[0]), A, B, lam, shape)
 
 
-def _conv2d_backward(
-    grad: Shape, x: Shape, weight: Any, A: Shape, B: Shape, lam: Shape, shape: Shape, *call: Any, **__: Any
-) -> int:
-    *_, needs, _shared, _plan = call
-    return _low_rank_backward(_positions(grad), math.prod(shape[1:]), shape[0], A[0] * A[2], Needs(*needs))
-
-
-def _conv2d_delta(x: Shape, weight: Any, bias: Any, D: Shape, lam: Shape, *_: Any, out_shape: Any, **__: Any) -> int:
-    return _dense_forward(_positions(out_shape), math.prod(D[2:]), D[1], lam[0], D[0])
-
-
-def _conv2d_delta_backward(grad: Shape, x: Shape, weight: Any, D: Shape, lam: Shape, *call: Any, **__: Any) -> int:
-    *_, needs, _shared, _plan = call
-    return _dense_backward(_positions(grad), math.prod(D[2:]), D[1], lam[0], D[0], Needs(*needs))
+def _conv2d_backward(grad: Shape, x: Shape, weight: Any, *call: Any, **_: Any) -> int:
+    A, B, lam, _S, shape, *_geometry, needs, _shared, _plan = call
+    return _backward(_positions(grad), A, B, lam, shape, Needs(*needs))
 
 
 FORMULAS: dict[str, Callable[..., int]] = {
     "linear": _linear,
     "linear_backward": _linear_backward,
-    "linear_delta": _linear_delta,
-    "linear_delta_backward": _linear_delta_backward,
     "conv2d": _conv2d,
     "conv2d_backward": _conv2d_backward,
-    "conv2d_delta": _conv2d_delta,
-    "conv2d_delta_backward": _conv2d_delta_backward,
 }

@@ -10,43 +10,38 @@ from torch import Tensor
 
 from palora_kernels.library import LIBRARY
 
-# Positions: x, weight, bias, then the factors (A and B, or D), then lam, then everything that is not a tensor.
+# Positions: x, weight, bias, A, B, lam, then everything that is not a tensor.
 
 
-def _needs(ctx: Any, factors: int) -> list[bool]:
-    flags = ctx.needs_input_grad
-    return [flags[0], flags[1], flags[2], any(flags[3 : 3 + factors]), flags[3 + factors]]
+def needs(flags: Sequence[bool]) -> list[bool]:
+    """As `palora_kernels.call.Needs`, from a flag for each tensor."""
+    return [flags[0], flags[1], flags[2], flags[3] or flags[4], flags[5]]
 
 
-def unpack(grads: Sequence[Tensor | None], needs: list[bool], factors: int, rest: int) -> tuple[Tensor | None, ...]:
-    """Empty stand-ins back to None, and a None for every argument that is not a tensor."""
-    wanted = [*needs[:3], *[needs[3]] * factors, needs[4]]
-    return (*[g if w else None for g, w in zip(grads, wanted, strict=True)], *[None] * rest)
+def unpack(grads: Sequence[Tensor], flags: Sequence[bool], dense: bool) -> tuple[Tensor | None, ...]:
+    """Empty stand-ins back to None; ``dense``: there is no B."""
+    x, weight, bias, factors, lam = needs(flags)
+    wanted = (x, weight, bias, factors, factors and not dense, lam)
+    return tuple([g if w else None for g, w in zip(grads, wanted, strict=True)])
 
 
-def _saver(factors: int) -> Callable[..., None]:
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x, weight, bias = inputs[:3]
-        tensors = [x, weight, *inputs[3 : 4 + factors]]
-        if isinstance(output, tuple):
-            tensors.append(output[1])  # S of the factored linear plan
-            ctx.mark_non_differentiable(output[1])
-            ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
-        ctx.bias_dims = 0 if bias is None else bias.dim()
-        ctx.rest = inputs[4 + factors :]
-
-    return setup_context
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, A, B, lam, *ctx.rest = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, A, B, lam, output[1])
+    ctx.bias_dims = 0 if bias is None else bias.dim()
 
 
-def _differentiator(op: Any, factors: int) -> Callable[..., Any]:
+def _differentiator(op: Any) -> Callable[..., Any]:
     def backward(ctx: Any, grad: Tensor | None, *unused: Any) -> Any:
-        needs = _needs(ctx, factors)
+        rest = [None] * len(ctx.rest)
         if grad is None:
-            return unpack([None] * (4 + factors), [False] * 5, factors, len(ctx.rest))
-        *geometry, shared, plan = ctx.rest
-        grads = op(grad, *ctx.saved_tensors, *geometry, ctx.bias_dims, needs, shared, plan)
-        return unpack(grads, needs, factors, len(ctx.rest))
+            return *[None] * 6, *rest
+        flags, saved = ctx.needs_input_grad, ctx.saved_tensors
+        *conv, shared, plan = ctx.rest
+        grads = op(grad, *saved, *conv, ctx.bias_dims, needs(flags), shared, plan)
+        return *unpack(grads, flags, dense=saved[3] is None), *rest
 
     return backward
 
@@ -58,13 +53,9 @@ def _refuse(ctx: Any, *grads: Any) -> Any:
     )
 
 
-def _register(name: str, factors: int) -> None:
-    op = getattr(torch.ops.palora, f"{name}_backward").default
+for _name in ("linear", "conv2d"):
+    _backward = getattr(torch.ops.palora, f"{_name}_backward").default
     torch.library.register_autograd(
-        f"palora::{name}", _differentiator(op, factors), setup_context=_saver(factors), lib=LIBRARY
+        f"palora::{_name}", _differentiator(_backward), setup_context=_save, lib=LIBRARY
     )
-    torch.library.register_autograd(f"palora::{name}_backward", _refuse, lib=LIBRARY)
-
-
-for _name, _factors in (("linear", 2), ("linear_delta", 1), ("conv2d", 2), ("conv2d_delta", 1)):
-    _register(_name, _factors)
+    torch.library.register_autograd(f"palora::{_name}_backward", _refuse, lib=LIBRARY)

@@ -1,45 +1,95 @@
-"""Where the two functions behind a plan, forward and backward, are found.
+"""From a call and the name of its plan to the plan's two functions, and what every plan has in common.
 
-A backend's modules offer three tables from an algorithm's name to its pair: ``LOW_RANK`` and ``DENSE`` (linear layers
-with factors or with arbitrary deltas) and ``CONV``. What a pair takes and returns is written in `eager.linear` and
-`eager.conv`; every backend follows them.
+A backend's modules for linear layers and for convolutions each offer ``PLANS``, from an algorithm's name to its
+forward and backward (`palora_kernels.call`). A plan gets calls that have rows, factors that have numbers and, but
+those of Triton, dense maps and gradients; it leaves out the bias's gradient where that is a sum of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-Pair = tuple[Callable[..., Any], Callable[..., Any]]
+import torch
+from torch import Tensor
 
-_MODULES = {
-    ("eager", "LOW_RANK"): "palora_kernels.eager.linear",
-    ("eager", "DENSE"): "palora_kernels.eager.linear",
-    ("eager", "CONV"): "palora_kernels.eager.conv",
-    ("native", "LOW_RANK"): "palora_kernels.native.linear",
-    ("native", "DENSE"): "palora_kernels.native.linear",
-    ("native", "CONV"): "palora_kernels.native.conv",
-    ("triton", "LOW_RANK"): "palora_kernels.triton.linear",
-    ("triton", "DENSE"): "palora_kernels.triton.linear",
-    ("triton", "CONV"): "palora_kernels.triton.conv",
-}
-_ON_CUDA = {
-    ("native", "LOW_RANK"): "palora_kernels.native.cuda.linear",
-    ("native", "DENSE"): "palora_kernels.native.cuda.linear",
-    ("native", "CONV"): "palora_kernels.native.cuda.conv",
-}
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.factors import LowRank
+from palora_kernels.plans import ALGORITHMS, KEEP_S, op_of
+
+Plan = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-def algorithms(table: str, backend: str, device: str) -> dict[str, Pair]:
-    """All plans of a backend on a type of device, by the name of the algorithm. Imports the backend on first use."""
-    where = (backend, table)
-    module = _ON_CUDA[where] if device == "cuda" and where in _ON_CUDA else _MODULES[where]
-    found: dict[str, Pair] = getattr(import_module(module), table)
+def _module(op: str, backend: str, device: str) -> str:
+    where = "native.cuda" if backend == "native" and device == "cuda" else backend
+    layer = op.removesuffix("_delta")
+    return f"palora_kernels.{where}.{'conv' if layer == 'conv2d' else layer}"
+
+
+def algorithms(op: str, backend: str, device: str) -> dict[str, Plan]:
+    """The plans that a backend has for an op on a type of device, by the name of the algorithm.
+
+    Imports the backend on first use.
+    """
+    table: dict[str, Plan] = import_module(_module(op, backend, device)).PLANS
+    return {name: table[name] for name in ALGORITHMS[op] if name in table}
+
+
+def keeps(call: Call, plan: str) -> bool:
+    """Whether the forward returns S = X B^T (P, R)."""
+    return call.conv is None and isinstance(call.factors, LowRank) and plan.split(".")[1] in KEEP_S
+
+
+def _served(call: Call, plan: str) -> tuple[str, str]:
+    """(backend, algorithm) of ``plan``; of one without kernels where there are no inputs, outputs, tasks or columns."""
+    if all(factor.numel() for factor in call.factors.given):
+        backend, algorithm = plan.split(".")
+        return backend, algorithm
+    return "eager", "factored" if keeps(call, plan) else "merged"
+
+
+def _plan(call: Call, backend: str, algorithm: str) -> Plan:
+    table: dict[str, Plan] = import_module(_module(op_of(call), backend, call.x.device.type)).PLANS
+    return table[algorithm]
+
+
+def forward(call: Call, plan: str) -> tuple[Tensor, Tensor | None]:
+    """(Y, S): what a plan computes, and what it keeps for its backward."""
+    if call.samples == 0:
+        size = [] if call.conv is None else call.output_size
+        S = call.x.new_zeros(0, call.low_rank.columns) if keeps(call, plan) else None
+        return call.empty([0, call.outputs, *size]), S
+    backend, algorithm = _served(call, plan)
+    if call.conv is not None and backend != "triton":
+        call = replace(call, x=call.dense(call.x))
+    found: tuple[Tensor, Tensor | None] = _plan(call, backend, algorithm)[0](call)
     return found
 
 
-def pair(table: str, plan: str, device: str) -> Pair:
-    """(forward, backward) of ``plan``, "<backend>.<algorithm>", on a type of device. Imports a backend on first use."""
-    backend, algorithm = plan.split(".")
-    return algorithms(table, backend, device)[algorithm]
+def backward(call: Call, grad: Tensor, S: Tensor | None, needs: Needs, plan: str) -> Gradients:
+    if grad.numel() == 0:
+        return _zeros(call, needs)
+    backend, algorithm = _served(call, plan)
+    given = grad
+    if backend != "triton":
+        grad = call.dense(grad)
+        call = replace(call, x=call.dense(call.x)) if call.conv is not None else call
+    found: Gradients = _plan(call, backend, algorithm)[1](call, grad, S, needs)
+    if needs.bias and found.bias is None:
+        found = found._replace(bias=call.bias_gradient(given))
+    return found
+
+
+def _zeros(call: Call, needs: Needs) -> Gradients:
+    """No rows or no outputs: every gradient is zero."""
+    x, weight, factors = call.x, call.weight, call.factors
+    bias = [call.outputs] if call.bias_dims == 1 else [call.rays, call.outputs]
+    return Gradients(
+        torch.zeros_like(x, memory_format=call.layout) if needs.x else None,
+        x.new_zeros(weight.shape) if needs.weight and weight is not None else None,
+        x.new_zeros(bias) if needs.bias else None,
+        [x.new_zeros(f.shape) for f in factors.given] if needs.factors else None,
+        torch.zeros_like(call.lam) if needs.lam else None,
+    )

@@ -1,7 +1,8 @@
 """The ops as PyTorch sees them: schemas, implementations, shapes for the compiler, and gradients.
 
 Namespace ``palora``. Each op carries the name of its plan, chosen before the call, so that one schema serves every
-backend and the compiler sees one opaque node with its own backward op.
+backend and the compiler sees one opaque node with its own backward op. The factors are A and B of low-rank deltas;
+without B, A holds the deltas themselves.
 """
 
 from __future__ import annotations
@@ -12,23 +13,99 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry, memory_format
-from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
-from palora_kernels.implementations import pair
+from palora_kernels import implementations
+from palora_kernels.call import Call, Geometry, Gradients, Needs, memory_format
+from palora_kernels.factors import Dense, Factors, LowRank
 from palora_kernels.triton import replay
 
 LIBRARY = torch.library.Library("palora", "DEF")
-# The plans of `linear` whose forward keeps S = X B^T for the backward.
-KEEP_S = ("factored", "split", "splitk", "library", "persistent")
 
-_GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
-_TAIL = "bool shared, str plan"
-_HEAD = "Tensor x, Tensor? weight, Tensor? bias, "
-_BACK = "Tensor grad, Tensor x, Tensor? weight, "
-_MASK = "int bias_dims, bool[] needs, "
-Gradients = tuple[Tensor, ...]
-_GRADIENTS_2 = f"({', '.join(['Tensor'] * 6)})"  # of x, weight, bias, two factors, lam
-_GRADIENTS_1 = f"({', '.join(['Tensor'] * 5)})"
+# Of a convolution: the kernel's shape (O, C/groups, kh, kw) and the arguments of `Geometry`.
+_CONV = "SymInt[] shape, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
+_FACTORS = "Tensor A, Tensor? B, Tensor lam, "
+_FORWARD = f"Tensor x, Tensor? weight, Tensor? bias, {_FACTORS}"
+_BACKWARD = f"Tensor grad, Tensor x, Tensor? weight, {_FACTORS}Tensor? S, "
+_PLAN = "bool shared, str plan"
+_GRADIENTS = f"({', '.join(['Tensor'] * 6)})"  # of x, weight, bias, A, B, lam
+Packed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def make_call(tensors: tuple[Tensor | None, ...], shared: bool, bias_dims: int, conv: tuple[Any, ...] = ()) -> Call:
+    """From the arguments of an op: (x, weight, bias, A, B, lam) and those of `_CONV`."""
+    x, weight, bias, A, B, lam = tensors
+    assert x is not None and A is not None and lam is not None
+    if not conv:
+        factors: Factors = Dense(A) if B is None else LowRank(A, B, (A.shape[1], B.shape[2]))
+        return Call(x, weight, bias, factors, lam, shared, bias_dims)
+    shape, *geometry = conv
+    factors = Dense(A) if B is None else LowRank(A, B, shape)
+    layout = memory_format(x, weight if weight is not None else A[0] if B is None else x)
+    return Call(x, weight, bias, factors, lam, shared, bias_dims, Geometry(*geometry), layout)
+
+
+def forward(*arguments: Any) -> tuple[Tensor, Tensor | None]:
+    """An op without the dispatcher: the result, and S where the plan keeps it."""
+    x, weight, bias, A, B, lam, *conv, shared, plan = arguments
+    call = make_call((x, weight, bias, A, B, lam), shared, 0 if bias is None else bias.dim(), tuple(conv))
+    return implementations.forward(call, plan)
+
+
+def backward(*arguments: Any) -> Gradients:
+    """The backward of an op without the dispatcher."""
+    grad, x, weight, A, B, lam, S, *conv, bias_dims, needs, shared, plan = arguments
+    call = make_call((x, weight, None, A, B, lam), shared, bias_dims, tuple(conv))
+    return implementations.backward(call, grad, S, Needs(*needs), plan)
+
+
+def _packed(x: Tensor, found: Gradients) -> Packed:
+    """Gradients without gaps: what was not asked for, or is not there, is an empty tensor.
+
+    Not a list: is_grads_batched=True can call an op for every gradient only if each result is a tensor.
+    """
+    A, B = (*(found.factors or ()), None, None)[:2]
+    dx, dweight, dbias, dA, dB, dlam = (
+        x.new_empty(0) if g is None else g for g in (found.x, found.weight, found.bias, A, B, found.lam)
+    )
+    return dx, dweight, dbias, dA, dB, dlam
+
+
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """What a Triton plan chose and built for equal layouts of the tensors is not done again."""
+    if arguments[-1].startswith("triton."):
+        y, S = replay.perform(forward, arguments[:6], arguments[6:])
+    else:
+        y, S = forward(*arguments)
+    return y, y.new_empty(0) if S is None else S
+
+
+def _backward(*arguments: Any) -> Packed:
+    if arguments[-1].startswith("triton."):
+        return _packed(arguments[1], Gradients(*replay.perform(backward, arguments[:7], arguments[7:])))
+    return _packed(arguments[1], backward(*arguments))
+
+
+def _fake_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    x, weight, bias, A, B, lam, *conv, shared, plan = arguments
+    call = make_call((x, weight, bias, A, B, lam), shared, 0, tuple(conv))
+    y = call.empty([call.samples, call.outputs, *([] if call.conv is None else call.output_size)])
+    keeps = implementations.keeps(call, plan)
+    return y, x.new_empty(x.shape[0], A.shape[0] * A.shape[2]) if keeps else x.new_empty(0)
+
+
+def _fake_backward(*arguments: Any) -> Packed:
+    _, x, weight, A, B, lam, _, *conv, bias_dims, flags, shared, _ = arguments
+    call, needs = make_call((x, weight, None, A, B, lam), shared, bias_dims, tuple(conv)), Needs(*flags)
+    bias = [call.outputs] if bias_dims == 1 else [call.rays, call.outputs]
+    return _packed(
+        x,
+        Gradients(
+            call.empty(list(x.shape)) if needs.x else None,
+            x.new_empty(weight.shape) if needs.weight and weight is not None else None,
+            x.new_empty(bias) if needs.bias else None,
+            [x.new_empty(f.shape) for f in call.factors.given] if needs.factors else None,
+            lam.new_empty(lam.shape) if needs.lam else None,
+        ),
+    )
 
 
 def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
@@ -37,249 +114,7 @@ def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Ca
     torch.library.register_fake(f"palora::{name}", fake, lib=LIBRARY)
 
 
-def _pack(x: Tensor, gradients: Any, count: int) -> Gradients:
-    """Gradients without gaps: what was not asked for is an empty tensor.
-
-    Not a list: is_grads_batched=True can call an op for every gradient only if each result is a tensor.
-    """
-    dx, dweight, dbias, factors, dlam = gradients
-    return tuple(x.new_empty(0) if g is None else g for g in (dx, dweight, dbias, *(factors or [None] * count), dlam))
-
-
-def _packed(backward: Callable[..., Any], count: int) -> Callable[..., Gradients]:
-    """What the operator returns, where ``backward`` returns gradients of ``count`` factors as the plans do."""
-
-    def packed(grad: Tensor, x: Tensor, *rest: Any) -> Gradients:
-        return _pack(x, backward(grad, x, *rest), count)
-
-    return packed
-
-
-def _remembered(function: Callable[..., Any], tensors: int) -> Callable[..., Any]:
-    """The same, but what a Triton plan chose and built for equal layouts of its first arguments is not done again."""
-
-    def call(*arguments: Any) -> Any:
-        if arguments[-1].startswith("triton."):
-            return replay.perform(function, arguments[:tensors], arguments[tensors:])
-        return function(*arguments)
-
-    return call
-
-
-def _fake_gradients(
-    x: Tensor,
-    dx: Callable[[], Tensor],
-    weight: Tensor | None,
-    bias: list[int],
-    factors: list[Tensor],
-    lam: Tensor,
-    needs: list[bool],
-) -> Gradients:
-    n = Needs(*needs)
-    return (
-        dx() if n.x else x.new_empty(0),
-        x.new_empty(weight.shape) if n.weight and weight is not None else x.new_empty(0),
-        x.new_empty(bias) if n.bias else x.new_empty(0),
-        *[x.new_empty(f.shape) if n.factors else x.new_empty(0) for f in factors],
-        lam.new_empty(lam.shape) if n.lam else x.new_empty(0),
-    )
-
-
-def _pair(table: str, plan: str, x: Tensor, *factors: Tensor) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`pair`; for factors without a number (no inputs, outputs, tasks or columns) a plan without kernels."""
-    if all(factor.numel() for factor in factors):
-        return pair(table, plan, x.device.type)
-    keeps = table == "LOW_RANK" and plan.split(".")[1] in KEEP_S
-    return pair(table, "eager.factored" if keeps else "eager.merged", x.device.type)
-
-
-def _rows(x: Tensor, lam: Tensor, shared: bool) -> Any:
-    return x.shape[0] * lam.shape[0] if shared else x.shape[0]
-
-
-def _bias_shape(bias_dims: int, outputs: Any, lam: Tensor) -> list[Any]:
-    return [outputs] if bias_dims == 1 else [lam.shape[0], outputs]
-
-
-# ---------------------------------------------------------------------------------------------------- linear, low-rank
-
-
-def _linear(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shared: bool, plan: str) -> Any:
-    forward, _ = _pair("LOW_RANK", plan, x, A, B)
-    y, S = forward(x, weight, bias, A, B, lam, shared)
-    return y, x.new_empty(0) if S is None else S
-
-
-def _linear_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shared: bool, plan: str) -> Any:
-    y = x.new_empty(_rows(x, lam, shared), A.shape[1])
-    keeps = plan.split(".")[1] in KEEP_S
-    return y, x.new_empty(x.shape[0], A.shape[0] * A.shape[2]) if keeps else x.new_empty(0)
-
-
-def _linear_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> Any:
-    bias_dims, needs, shared, plan = call
-    _, backward = _pair("LOW_RANK", plan, x, A, B)
-    return backward(grad, x, weight, A, B, lam, S, bias_dims, shared, Needs(*needs))
-
-
-def _linear_backward_fake(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, S: Any, *call: Any) -> Gradients:
-    bias_dims, needs, _, _ = call
-    bias = _bias_shape(bias_dims, A.shape[1], lam)
-    return _fake_gradients(x, lambda: x.new_empty(x.shape), weight, bias, [A, B], lam, needs)
-
-
-# ------------------------------------------------------------------------------------------------------- linear, dense
-
-
-def _linear_delta(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared: bool, plan: str) -> Any:
-    forward, _ = _pair("DENSE", plan, x, D)
-    return forward(x, weight, bias, D, lam, shared)
-
-
-def _linear_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, shared: bool, plan: str) -> Tensor:
-    return x.new_empty(_rows(x, lam, shared), D.shape[1])
-
-
-def _linear_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Any:
-    bias_dims, needs, shared, plan = call
-    _, backward = _pair("DENSE", plan, x, D)
-    return backward(grad, x, weight, D, lam, bias_dims, shared, Needs(*needs))
-
-
-def _linear_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Gradients:
-    bias_dims, needs, _, _ = call
-    bias = _bias_shape(bias_dims, D.shape[1], lam)
-    return _fake_gradients(x, lambda: x.new_empty(x.shape), weight, bias, [D], lam, needs)
-
-
-# --------------------------------------------------------------------------------------------------------- convolution
-# `geometry` is stride, padding, dilation and groups; `shape` the kernel's (O, C/groups, kh, kw).
-
-
-def _layout(x: Tensor, weight: Tensor | None, D: Tensor | None = None) -> torch.memory_format:
-    reference = weight if weight is not None else (x if D is None else D[0])
-    return memory_format(x, reference)
-
-
-def _empty(x: Tensor, size: list[Any], layout: torch.memory_format) -> Tensor:
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
-def _conv(x: Any, weight: Any, bias: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> Tensor:
-    *geometry, shared, plan = call
-    forward, _ = _pair("CONV", plan, x, *factors.given)
-    y: Tensor = forward(x, weight, bias, factors, lam, shared, Geometry(*geometry), layout)
-    return y
-
-
-def _conv_fake(x: Tensor, lam: Tensor, shape: Any, layout: torch.memory_format, *call: Any) -> Tensor:
-    *geometry, shared, _ = call
-    size = Geometry(*geometry).output_size(x, (shape[2], shape[3]))
-    return _empty(x, [_rows(x, lam, shared), shape[0], *size], layout)
-
-
-def _conv_backward(grad: Any, x: Any, weight: Any, factors: Factors, lam: Any, layout: Any, *call: Any) -> Any:
-    *geometry, bias_dims, needs, shared, plan = call
-    _, backward = _pair("CONV", plan, x, *factors.given)
-    return backward(grad, x, weight, factors, lam, bias_dims, shared, Needs(*needs), Geometry(*geometry), layout)
-
-
-def _conv_backward_fake(
-    x: Any, weight: Any, factors: list[Tensor], lam: Any, outputs: Any, layout: Any, *call: Any
-) -> Gradients:
-    *_, bias_dims, needs, _, _ = call
-    bias = _bias_shape(bias_dims, outputs, lam)
-    return _fake_gradients(x, lambda: _empty(x, list(x.shape), layout), weight, bias, factors, lam, needs)
-
-
-def _conv2d(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> Tensor:
-    return _conv(x, weight, bias, LowRank(A, B, shape), lam, _layout(x, weight), *call)
-
-
-def _conv2d_fake(x: Any, weight: Any, bias: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> Tensor:
-    return _conv_fake(x, lam, shape, _layout(x, weight), *call)
-
-
-def _conv2d_backward(grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any) -> Any:
-    return _conv_backward(grad, x, weight, LowRank(A, B, shape), lam, _layout(x, weight), *call)
-
-
-def _conv2d_backward_fake(
-    grad: Any, x: Any, weight: Any, A: Any, B: Any, lam: Any, shape: Any, *call: Any
-) -> Gradients:
-    return _conv_backward_fake(x, weight, [A, B], lam, shape[0], _layout(x, weight), *call)
-
-
-def _conv2d_delta(x: Any, weight: Any, bias: Any, D: Any, lam: Any, *call: Any) -> Tensor:
-    return _conv(x, weight, bias, Dense(D), lam, _layout(x, weight, D), *call)
-
-
-def _conv2d_delta_fake(x: Any, weight: Any, bias: Any, D: Any, lam: Any, *call: Any) -> Tensor:
-    return _conv_fake(x, lam, D.shape[1:], _layout(x, weight, D), *call)
-
-
-def _conv2d_delta_backward(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Any:
-    return _conv_backward(grad, x, weight, Dense(D), lam, _layout(x, weight, D), *call)
-
-
-def _conv2d_delta_backward_fake(grad: Any, x: Any, weight: Any, D: Any, lam: Any, *call: Any) -> Gradients:
-    return _conv_backward_fake(x, weight, [D], lam, D.shape[1], _layout(x, weight, D), *call)
-
-
-_SHAPE = "SymInt[] shape, "
-_define(
-    "linear",
-    f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_TAIL}) -> (Tensor, Tensor)",
-    _remembered(_linear, 6),
-    _linear_fake,
-)
-_define(
-    "linear_backward",
-    f"({_BACK}Tensor A, Tensor B, Tensor lam, Tensor S, {_MASK}{_TAIL}) -> {_GRADIENTS_2}",
-    _packed(_remembered(_linear_backward, 7), 2),
-    _linear_backward_fake,
-)
-_define(
-    "linear_delta",
-    f"({_HEAD}Tensor D, Tensor lam, {_TAIL}) -> Tensor",
-    _remembered(_linear_delta, 5),
-    _linear_delta_fake,
-)
-_define(
-    "linear_delta_backward",
-    f"({_BACK}Tensor D, Tensor lam, {_MASK}{_TAIL}) -> {_GRADIENTS_1}",
-    _packed(_remembered(_linear_delta_backward, 5), 1),
-    _linear_delta_backward_fake,
-)
-_define(
-    "conv2d",
-    f"({_HEAD}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_TAIL}) -> Tensor",
-    _remembered(_conv2d, 6),
-    _conv2d_fake,
-)
-_define(
-    "conv2d_backward",
-    f"({_BACK}Tensor A, Tensor B, Tensor lam, {_SHAPE}{_GEOMETRY}{_MASK}{_TAIL}) -> {_GRADIENTS_2}",
-    _packed(_remembered(_conv2d_backward, 6), 2),
-    _conv2d_backward_fake,
-)
-_define(
-    "conv2d_delta",
-    f"({_HEAD}Tensor D, Tensor lam, {_GEOMETRY}{_TAIL}) -> Tensor",
-    _remembered(_conv2d_delta, 5),
-    _conv2d_delta_fake,
-)
-_define(
-    "conv2d_delta_backward",
-    f"({_BACK}Tensor D, Tensor lam, {_GEOMETRY}{_MASK}{_TAIL}) -> {_GRADIENTS_1}",
-    _packed(_remembered(_conv2d_delta_backward, 5), 1),
-    _conv2d_delta_backward_fake,
-)
-
-# Forward and backward of each op, without the dispatcher: backwards return the gradients as the plans do.
-FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "linear": (_linear, _linear_backward),
-    "linear_delta": (_linear_delta, _linear_delta_backward),
-    "conv2d": (_conv2d, _conv2d_backward),
-    "conv2d_delta": (_conv2d_delta, _conv2d_delta_backward),
-}
+for _op, _options in (("linear", ""), ("conv2d", _CONV)):
+    _define(_op, f"({_FORWARD}{_options}{_PLAN}) -> (Tensor, Tensor)", _forward, _fake_forward)
+    _mask = "int bias_dims, bool[] needs, "
+    _define(f"{_op}_backward", f"({_BACKWARD}{_options}{_mask}{_PLAN}) -> {_GRADIENTS}", _backward, _fake_backward)

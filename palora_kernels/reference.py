@@ -8,6 +8,8 @@ backward, ``torch.func``) works on them, at the price of M passes and M merged w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +20,7 @@ def opmath_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def low_rank_deltas(A: Tensor, B: Tensor, shape: torch.Size) -> Tensor:
+def low_rank_deltas(A: Tensor, B: Tensor, shape: Sequence[int]) -> Tensor:
     """``D_t = A_t B_t`` viewed as a weight: A (T, p, r), B (T, r, q) -> (T, *shape), in float32 or wider."""
     wide = opmath_dtype(A.dtype)
     return (A.to(wide) @ B.to(wide)).reshape(A.shape[0], *shape)
@@ -45,7 +47,7 @@ def _bias_of_ray(bias: Tensor | None, m: int) -> Tensor | None:
     return bias if bias is None or bias.dim() == 1 else bias[m]
 
 
-def linear_delta(x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool) -> Tensor:
+def linear(x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool) -> Tensor:
     """x (P, K), weight (O, K), bias (O,) or (M, O), D (T, O, K), lam (M, T) -> (M*n, O)."""
     outputs = []
     for m in range(lam.shape[0]):
@@ -54,55 +56,22 @@ def linear_delta(x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tenso
     return torch.cat(outputs)
 
 
-def linear(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
-) -> Tensor:
-    """As `linear_delta` with ``D_t = A_t B_t``: A (T, O, r), B (T, r, K)."""
-    deltas = low_rank_deltas(A, B, torch.Size((A.shape[1], B.shape[2])))
-    if weight is None:
-        deltas = deltas.to(x.dtype)
-    return linear_delta(x, weight, bias, deltas, lam, shared)
-
-
-def conv2d_delta(
+def conv2d(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     D: Tensor,
     lam: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
+    geometry: tuple[list[int], list[int], list[int], int],
     shared: bool,
 ) -> Tensor:
-    """x (P, C, H, W), weight (O, C/groups, kh, kw), D (T, O, C/groups, kh, kw), lam (M, T) -> (M*n, O, Ho, Wo)."""
+    """x (P, C, H, W), weight (O, C/groups, kh, kw), D (T, O, C/groups, kh, kw), lam (M, T) -> (M*n, O, Ho, Wo).
+
+    geometry: stride, padding, dilation, groups.
+    """
     outputs = []
     for m in range(lam.shape[0]):
         merged = merged_weight(weight, D, lam[m]).to(x.dtype)
         rows = _rows_of_ray(x, m, lam.shape[0], shared)
-        outputs.append(
-            F.conv2d(rows, merged, _bias_of_ray(bias, m), stride, padding, dilation, groups)  # type: ignore[arg-type]
-        )
+        outputs.append(F.conv2d(rows, merged, _bias_of_ray(bias, m), *geometry))  # type: ignore[arg-type]
     return torch.cat(outputs)
-
-
-def conv2d(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    lam: Tensor,
-    shape: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    shared: bool,
-) -> Tensor:
-    """As `conv2d_delta` with ``D_t = A_t B_t`` viewed as a kernel of ``shape`` (O, C/groups, kh, kw)."""
-    deltas = low_rank_deltas(A, B, torch.Size(shape))
-    if weight is None:
-        deltas = deltas.to(x.dtype)
-    return conv2d_delta(x, weight, bias, deltas, lam, stride, padding, dilation, groups, shared)

@@ -1,4 +1,4 @@
-"""Plans of `conv2d` and `conv2d_delta`.
+"""Plans of convolutions; x, the gradient and the result lie in the layout of the call.
 
 ``merged`` forms ray m's kernel and convolves ray m's rows, one ray at a time. ``basis`` convolves with W and with every
 D_t once and combines the T+1 outputs per ray: it pays where all rays share the input and the kernel is large.
@@ -8,384 +8,193 @@ adds ``(S o Lam) A^T`` as a 1 x 1 product: it pays where rays have few rows each
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.factors import Factors, LowRank, Needs, WeightGradients
-from palora_kernels.eager.linear import Gradients, _coefficients
+from palora_kernels.call import POINT, Call, Gradients, Needs
+from palora_kernels.eager.linear import coefficients, elements
+from palora_kernels.eager.merging import Merging
 from palora_kernels.reference import opmath_dtype
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """The arguments of a convolution that are not tensors."""
-
-    stride: list[int]
-    padding: list[int]
-    dilation: list[int]
-    groups: int
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return torch.ops.aten.convolution.default(
-            x, weight, bias, self.stride, self.padding, self.dilation, False, [0, 0], self.groups
-        )
-
-    def backward(
-        self,
-        grad: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        need_x: bool,
-        need_weight: bool,
-        need_bias: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        dx, dweight, dbias = torch.ops.aten.convolution_backward.default(
-            grad,
-            x,
-            weight,
-            [weight.shape[0]],
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            [0, 0],
-            self.groups,
-            [need_x, need_weight, need_bias],
-        )
-        return dx, dweight, dbias
-
-    def output_size(self, x: Tensor, kernel: tuple[int, int]) -> list[int]:
-        return [
-            (x.shape[2 + i] + 2 * self.padding[i] - self.dilation[i] * (kernel[i] - 1) - 1) // self.stride[i] + 1
-            for i in (0, 1)
-        ]
+def merged_forward(call: Call, merging: Merging | None = None) -> tuple[Tensor, None]:
+    merging, conv = merging or Merging(call), call.geometry
+    if call.rays == 1:
+        return call.dense(conv.forward(call.x, merging.weight(0), call.bias_of(0))), None
+    y = call.empty([call.samples, call.outputs, *call.output_size])
+    for m in range(call.rays):
+        call.rows(y, m).copy_(conv.forward(call.inputs(call.x, m), merging.weight(m), call.bias_of(m)))
+    return y, None
 
 
-def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
-    """The layout of the result: torch's rule for convolutions, except that a single-channel image on a CPU, which is
-    both NCHW and NHWC, counts as NHWC: pooling and convolution are faster in it there."""
-    if x.shape[1] == 1 and x.device.type == "cpu":
-        return torch.channels_last
-    for t in (x, weight):
-        if t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous():
-            return torch.channels_last
-    return torch.contiguous_format
-
-
-def _empty(x: Tensor, size: list[int], layout: torch.memory_format) -> Tensor:
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=layout)
-
-
-def _ray(t: Tensor, m: int, rays: int, shared: bool = False) -> Tensor:
-    n = t.shape[0] // rays
-    return t if shared else t[m * n : (m + 1) * n]
-
-
-def _by_ray(t: Tensor, rays: int) -> Tensor:
-    """(M*n, ...) -> (M, n, ...), also for n = 0."""
-    return t.unflatten(0, (rays, t.shape[0] // rays))
-
-
-def _bias_of(bias: Tensor | None, m: int) -> Tensor | None:
-    return bias if bias is None or bias.dim() == 1 else bias[m]
-
-
-def _bias_gradient(grad: Tensor, rays: int, bias_dims: int) -> Tensor:
-    if bias_dims == 1:
-        return grad.sum((0, 2, 3))
-    return torch.stack([_ray(grad, m, rays).sum((0, 2, 3)) for m in range(rays)])
-
-
-def merged_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    rays = lam.shape[0]
-    x = x.contiguous(memory_format=layout)
-    if rays == 1:
-        kernel = factors.merged(weight, lam[0]).contiguous(memory_format=layout)
-        return conv.forward(x, kernel, _bias_of(bias, 0)).contiguous(memory_format=layout)
-    n = x.shape[0] if shared else x.shape[0] // rays
-    size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
-    y = _empty(x, [rays * n, factors.shape[0], *size], layout)
-    for m in range(rays):
-        kernel = factors.merged(weight, lam[m]).contiguous(memory_format=layout)
-        _ray(y, m, rays).copy_(conv.forward(_ray(x, m, rays, shared), kernel, _bias_of(bias, m)))
-    return y
-
-
-def merged_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    rays = lam.shape[0]
-    grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
+def merged_backward(call: Call, grad: Tensor, S: None, needs: Needs, merging: Merging | None = None) -> Gradients:
+    merging = merging or Merging(call)
     dx: Tensor | None = None
     biases: list[Tensor] = []
-    sums = WeightGradients(factors, lam, needs)
-    for m in range(rays):
-        kernel = factors.merged(weight, lam[m]).contiguous(memory_format=layout)
-        dx_m, dkernel, dbias_m = conv.backward(
-            _ray(grad, m, rays), _ray(x, m, rays, shared), kernel, needs.x, sums.wanted, needs.bias
+    sums = merging.gradients(needs)
+    for m in range(call.rays):
+        rows = call.inputs(call.x, m)
+        dx_m, dkernel, dbias_m = call.geometry.backward(
+            call.rows(grad, m), rows, merging.weight(m), needs.x, needs.weights, needs.bias
         )
-        if sums.wanted:
+        if needs.weights:
             sums.add_ray(m, dkernel)
         if needs.x:
-            dx = _place(dx, dx_m, x, m, rays, shared, layout)
-        if needs.bias:
-            biases.append(dbias_m)
-    dbias: Tensor | None = None
-    if needs.bias:
-        dbias = torch.stack(biases) if bias_dims == 2 else torch.stack(biases).sum(0)
-    dweight, dfactors, dlam = sums.results()
-    return dx, dweight, dbias, dfactors, dlam
+            dx = place(call, dx, dx_m, m)
+        biases.append(dbias_m)
+    return sums.results(dx, bias_of_rays(call, biases) if needs.bias else None)
 
 
-def _place(
-    dx: Tensor | None,
-    dx_m: Tensor,
-    x: Tensor,
-    m: int,
-    rays: int,
-    shared: bool,
-    layout: torch.memory_format,
-) -> Tensor:
+def bias_of_rays(call: Call, biases: list[Tensor]) -> Tensor:
+    """The gradient of the bias from those of every ray's."""
+    return torch.stack(biases) if call.bias_dims == 2 else torch.stack(biases).sum(0)
+
+
+def place(call: Call, dx: Tensor | None, dx_m: Tensor, m: int) -> Tensor:
     """Put ray m's input gradient into its rows of dx, or add it where all rays share the input."""
-    if shared or rays == 1:
-        return dx_m.contiguous(memory_format=layout) if dx is None else dx.add_(dx_m)
+    if call.shared or call.rays == 1:
+        return call.dense(dx_m) if dx is None else dx.add_(dx_m)
     if dx is None:
-        dx = torch.empty_like(x, memory_format=layout)
-    _ray(dx, m, rays).copy_(dx_m)
+        dx = torch.empty_like(call.x, memory_format=call.layout)
+    call.rows(dx, m).copy_(dx_m)
     return dx
 
 
-def _flat(t: Tensor, rays: int, layout: torch.memory_format) -> Tensor:
-    """t (M*n, C, H, W) in ``layout`` -> (M, everything else in memory order), a view."""
-    t = t.contiguous(memory_format=layout)
-    if layout == torch.channels_last:
+def _flat(call: Call, t: Tensor, rays: int) -> Tensor:
+    """t (M*n, C, H, W) -> (M, everything else in memory order), a view."""
+    t = call.dense(t)
+    if call.layout == torch.channels_last:
         t = t.permute(0, 2, 3, 1)
     return t.reshape(rays, -1)
 
 
-def _unflat(flat: Tensor, size: list[int], layout: torch.memory_format) -> Tensor:
+def _unflat(call: Call, flat: Tensor, size: list[int]) -> Tensor:
     """The inverse of `_flat` for one (rows, C, H, W) block."""
-    if layout == torch.channels_last:
+    if call.layout == torch.channels_last:
         rows, C, H, W = size
         return flat.view(rows, H, W, C).permute(0, 3, 1, 2)
     return flat.view(size)
 
 
-def basis_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    rays = lam.shape[0]
-    x = x.contiguous(memory_format=layout)
-    n = x.shape[0] if shared else x.shape[0] // rays
-    coefficients = lam.to(opmath_dtype(x.dtype))
-    size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
-    y = _empty(x, [rays * n, factors.shape[0], *size], layout)
-    common = bias if bias is not None and bias.dim() == 1 else None
-    if weight is not None:
-        base = conv.forward(x, weight.contiguous(memory_format=layout), common)
-        for m in range(rays):
-            _ray(y, m, rays).copy_(_ray(base, m, rays, shared))
+def basis_forward(call: Call) -> tuple[Tensor, None]:
+    x, conv, common = call.x, call.geometry, call.common_bias
+    c = call.lam.to(opmath_dtype(x.dtype))
+    y = call.empty([call.samples, call.outputs, *call.output_size])
+    if call.weight is not None:
+        base = conv.forward(x, call.dense(call.weight), common)
+        for m in range(call.rays):
+            call.rows(y, m).copy_(call.inputs(base, m))
         del base
     else:
         y.zero_()
         if common is not None:
             y.add_(common[:, None, None])
-    for t, delta in enumerate(factors.deltas()):
-        z = conv.forward(x, delta.contiguous(memory_format=layout), None)
-        for m in range(rays):
-            _ray(y, m, rays).addcmul_(_ray(z, m, rays, shared), coefficients[m, t].to(y.dtype))
+    for t, delta in enumerate(call.factors.deltas()):
+        z = conv.forward(x, call.dense(delta), None)
+        for m in range(call.rays):
+            call.rows(y, m).addcmul_(call.inputs(z, m), c[m, t].to(y.dtype))
         del z
-    if bias is not None and bias.dim() == 2:
-        for m in range(rays):
-            _ray(y, m, rays).add_(bias[m][:, None, None])
-    return y
+    if call.bias is not None and common is None:
+        call.by_ray(y).add_(call.bias[:, None, :, None, None])
+    return y, None
 
 
-def basis_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    rays = lam.shape[0]
-    x = x.contiguous(memory_format=layout)
-    wide = opmath_dtype(x.dtype)
-    deltas = factors.deltas()
-    first = 0 if weight is None else 1
-    elements = list(deltas) if weight is None else [weight, *deltas]
-    c = _coefficients(weight, lam, wide)
-    g = _flat(grad, rays, layout)
-    size = [grad.shape[0] // rays if shared else grad.shape[0], *grad.shape[1:]]
+def basis_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    wide = opmath_dtype(call.x.dtype)
+    c, g = coefficients(call, wide), _flat(call, grad, call.rays)
+    size = [call.x.shape[0], *grad.shape[1:]]
     dx: Tensor | None = None
-    dweight: Tensor | None = None
-    ddeltas: list[Tensor] = []
+    found: list[Tensor] = []
     want_kernel = needs.weight or needs.factors
-    for e, element in enumerate(elements):
-        if not (needs.x or want_kernel):
-            break
+    for e, element in enumerate(elements(call) if needs.x or want_kernel else ()):
         column = c[:, e].to(g.dtype)
-        gz = _unflat(column @ g if shared else (column[:, None] * g).view(-1), size, layout)
-        dx_e, dkernel, _ = conv.backward(gz, x, element.contiguous(memory_format=layout), needs.x, want_kernel)
+        gz = _unflat(call, column @ g if call.shared else (column[:, None] * g).view(-1), size)
+        dx_e, delement, _ = call.geometry.backward(gz, call.x, call.dense(element), needs.x, want_kernel)
         if needs.x:
-            dx = dx_e.contiguous(memory_format=layout) if dx is None else dx.add_(dx_e)
-        if e < first:
-            dweight = dkernel.contiguous() if needs.weight else None
-        else:
-            ddeltas.append(dkernel)
-    dfactors: list[Tensor] | None = None
-    if needs.factors:
-        into = factors.new_gradients()
-        factors.pull_deltas(torch.stack(ddeltas), into)
-        dfactors = factors.finish(into)
-    dlam = _basis_lam_gradient(g, x, factors, lam, shared, conv, layout) if needs.lam else None
-    dbias = _bias_gradient(grad, rays, bias_dims) if needs.bias else None
-    return dx, dweight, dbias, dfactors, dlam
+            dx = call.dense(dx_e) if dx is None else dx.add_(dx_e)
+        found.append(delement)
+    dweight = found[0].contiguous() if needs.weight else None
+    dfactors = call.factors.pull_deltas(torch.stack(found[-call.factors.tasks :])) if needs.factors else None
+    dlam = _basis_lam_gradient(call, g) if needs.lam else None
+    return Gradients(dx, dweight, None, dfactors, dlam)
 
 
-def _basis_lam_gradient(
-    g: Tensor,
-    x: Tensor,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
+def _basis_lam_gradient(call: Call, g: Tensor) -> Tensor:
     """dlam[m, t] = <G_m, Z_t>, with Z_t convolved again rather than kept since the forward."""
-    wide = opmath_dtype(x.dtype)
+    wide = opmath_dtype(g.dtype)
     columns = []
-    for delta in factors.deltas():
-        z = conv.forward(x, delta.contiguous(memory_format=layout), None)
-        z = _flat(z, 1 if shared else lam.shape[0], layout)
+    for delta in call.factors.deltas():
+        z = _flat(call, call.geometry.forward(call.x, call.dense(delta), None), 1 if call.shared else call.rays)
         columns.append((g.to(wide) * z.to(wide)).sum(1))
-    return torch.stack(columns, dim=1).to(lam.dtype)
+    return torch.stack(columns, dim=1).to(call.lam.dtype)
 
 
-def _appended(weight: Tensor | None, factors: LowRank) -> Tensor:
-    """[W; B]: the O base filters, if any, and B's R filters, as one kernel."""
-    b = factors.B.view(-1, *factors.shape[1:]).to(factors.dtype)
-    return b if weight is None else torch.cat([weight, b])
+def filters(call: Call) -> Tensor:
+    """B as R kernels, (R, C, kh, kw)."""
+    factors = call.low_rank
+    return factors.given[1].reshape(-1, *factors.shape[1:])
 
 
-def _scale_maps(S: Tensor, lam: Tensor, r: int, shared: bool) -> Tensor:
+def appended(weight: Tensor | None, call: Call) -> Tensor:
+    """[W; B]: the O base kernels, if any, and B's R."""
+    return filters(call) if weight is None else torch.cat([weight, filters(call)])
+
+
+def _scaled(S: Tensor, call: Call, shared: bool) -> Tensor:
     """S (P, R, H, W) -> S o Lam (M*n, R, H, W)."""
-    rays = lam.shape[0]
     wide = S.to(opmath_dtype(S.dtype))
-    columns = lam.to(wide.dtype).repeat_interleave(r, dim=1)  # (M, R)
-    wide = wide.repeat(rays, 1, 1, 1) if shared else wide
-    return (wide * columns.repeat_interleave(wide.shape[0] // rays, 0)[:, :, None, None]).to(S.dtype)
+    columns = call.lam.to(wide.dtype).repeat_interleave(call.low_rank.r, dim=1)  # (M, R)
+    wide = wide.repeat(call.rays, 1, 1, 1) if shared else wide
+    return (wide * columns.repeat_interleave(wide.shape[0] // call.rays, 0)[:, :, None, None]).to(S.dtype)
 
 
-def factored_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    assert isinstance(factors, LowRank)
-    rays, O = lam.shape[0], factors.shape[0]
-    out = conv.forward(
-        x.contiguous(memory_format=layout),
-        _appended(weight, factors).contiguous(memory_format=layout),
-        None,
-    )
-    base = O if weight is not None else 0
-    scaled = _scale_maps(out[:, base:], lam, factors.r, shared)
-    point = Geometry([1, 1], [0, 0], [1, 1], 1)
-    y = point.forward(scaled, factors.A.to(factors.dtype)[:, :, None, None], None)
+def _point(call: Call) -> Tensor:
+    """A as a 1 x 1 kernel, (O, R, 1, 1)."""
+    return call.low_rank.A.to(call.x.dtype)[:, :, None, None]
+
+
+def factored_forward(call: Call) -> tuple[Tensor, None]:
+    weight, bias = call.weight, call.bias
+    out = call.geometry.forward(call.x, call.dense(appended(weight, call)), None)
+    base = 0 if weight is None else call.outputs
+    y = POINT.forward(_scaled(out[:, base:], call, call.shared), _point(call), None)
     if weight is not None:
-        y = y + (out[:, :base].repeat(rays, 1, 1, 1) if shared else out[:, :base])
+        y = y + (out[:, :base].repeat(call.rays, 1, 1, 1) if call.shared else out[:, :base])
     if bias is not None:
-        per_row = bias[None] if bias.dim() == 1 else bias.repeat_interleave(y.shape[0] // rays, 0)
+        per_row = bias[None] if bias.dim() == 1 else bias.repeat_interleave(y.shape[0] // call.rays, 0)
         y = y + per_row[:, :, None, None]
-    return y.contiguous(memory_format=layout)
+    return call.dense(y), None
 
 
-def factored_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    assert isinstance(factors, LowRank)
-    rays, tasks, r, O = lam.shape[0], factors.tasks, factors.r, factors.shape[0]
-    x, grad = x.contiguous(memory_format=layout), grad.contiguous(memory_format=layout)
-    wide = opmath_dtype(x.dtype)
-    point = Geometry([1, 1], [0, 0], [1, 1], 1)
-    A = factors.A.to(factors.dtype)  # (O, R)
-    kernel = _appended(weight, factors)
-    base = O if weight is not None else 0
-    U0 = point.forward(grad, A.t().contiguous()[:, :, None, None], None)  # (M*n, R, H, W)
-    U = _scale_maps(U0, lam, r, shared=False)
-    common = grad
-    if shared and rays > 1:
-        U, common = _by_ray(U, rays).sum(0), _by_ray(grad, rays).sum(0)
+def factored_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    factors, x, weight, A = call.low_rank, call.x, call.weight, _point(call)
+    base = 0 if weight is None else call.outputs
+    U0 = POINT.forward(grad, A.transpose(0, 1).contiguous(), None)  # (M*n, R, H, W)
+    U, common = _scaled(U0, call, shared=False), grad
+    if call.sums_rays:
+        U, common = call.by_ray(U).sum(0), call.by_ray(grad).sum(0)
     stacked = U if weight is None else torch.cat([common, U], dim=1)
     want_kernel = needs.weight or needs.factors
-    dx, dkernel, _ = conv.backward(stacked, x, kernel.contiguous(memory_format=layout), needs.x, want_kernel)
+    kernel = call.dense(appended(weight, call))
+    dx, dkernel, _ = call.geometry.backward(stacked, x, kernel, needs.x, want_kernel)
     dweight = dkernel[:base].contiguous() if needs.weight else None
     dfactors: list[Tensor] | None = None
     dlam: Tensor | None = None
     if needs.factors or needs.lam:
-        b = factors.B.view(-1, *factors.shape[1:]).to(factors.dtype)
-        S = conv.forward(x, b.contiguous(memory_format=layout), None)  # recomputed, not kept
+        maps = call.geometry.forward(x, call.dense(filters(call)), None)  # S, computed again rather than kept
         if needs.factors:
-            scaled = _scale_maps(S, lam, r, shared)
-            dA = point.backward(grad, scaled, A[:, :, None, None], False, True)[1]
-            into = [dA.to(wide).reshape(O, tasks * r), dkernel[base:].to(wide).reshape(tasks * r, -1)]
-            dfactors = factors.finish(into)
+            dA = POINT.backward(grad, _scaled(maps, call, call.shared), A, False, True)[1]
+            dfactors = factors.finish([dA.flatten(1), dkernel[base:].flatten(1)])
         if needs.lam:
-            S = S.repeat(rays, 1, 1, 1) if shared else S
-            products = _by_ray((S.to(wide) * U0.to(wide)).sum((2, 3)), rays).sum(1)
-            dlam = products.view(rays, tasks, r).sum(2).to(lam.dtype)
-    dbias = _bias_gradient(grad, rays, bias_dims) if needs.bias else None
-    return dx if needs.x else None, dweight, dbias, dfactors, dlam
+            wide = opmath_dtype(x.dtype)
+            maps = maps.repeat(call.rays, 1, 1, 1) if call.shared else maps
+            products = call.by_ray((maps.to(wide) * U0.to(wide)).sum((2, 3))).sum(1)
+            dlam = products.view(call.rays, factors.tasks, factors.r).sum(2).to(call.lam.dtype)
+    dbias = call.bias_gradient(grad) if needs.bias else None
+    return Gradients(dx if needs.x else None, dweight, dbias, dfactors, dlam)
 
 
-CONV = {
+PLANS = {
     "merged": (merged_forward, merged_backward),
     "basis": (basis_forward, basis_backward),
     "factored": (factored_forward, factored_backward),

@@ -1,4 +1,5 @@
-"""The native ``factored`` plan of `conv2d`: S = X * B by one small convolution of all rows, Y = X * W + (S o Lam) A^T.
+"""The native ``factored`` plan of convolutions: S = X * B by one small convolution of all rows, Y = X * W +
+(S o Lam) A^T.
 
 A map in channels_last is a matrix, positions by channels, so that the low-rank part is what it is in `linear`: skinny
 passes in C++, the base map read or written once. The convolutions are tiled ones where a kernel meets many positions,
@@ -7,15 +8,21 @@ else oneDNN's, which needs no packing.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from palora_kernels.call import Call, Gradients, Needs
 from palora_kernels.eager import conv as eager_conv
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import Factors, LowRank, Needs
-from palora_kernels.eager.linear import Gradients
 
 CL = torch.channels_last
+
+
+def geometry_of(call: Call) -> tuple[Any, ...]:
+    """As the operators of csrc/cpu take it."""
+    conv = call.geometry
+    return conv.stride, conv.padding, conv.dilation, conv.groups
 
 
 def rows_of(maps: Tensor) -> Tensor:
@@ -33,118 +40,86 @@ def _tiles(x: Tensor, kernel: Tensor, positions: int) -> bool:
     return x.element_size() >= 4 and (positions >= 512 or kernel.numel() < 100_000)
 
 
-def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, conv: Geometry, out: Tensor | None = None) -> Tensor:
-    """One convolution of channels_last tensors, into ``out`` if it is given."""
-    size = conv.output_size(x, kernel.shape[2:])  # type: ignore[arg-type]
+def convolve(call: Call, kernel: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """x convolved once in channels_last, into ``out`` if it is given."""
+    x, size = call.x, call.output_size
     if not _tiles(x, kernel, x.shape[0] * size[0] * size[1]):
-        y = conv.forward(x, kernel, bias).contiguous(memory_format=CL)
+        y = call.geometry.forward(x, kernel, bias).contiguous(memory_format=CL)
         return y if out is None else out.copy_(y)
-    y = eager_conv._empty(x, [x.shape[0], kernel.shape[0], *size], CL) if out is None else out
-    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    torch.ops.palora_native.tiled_conv.default(x, kernel, bias, *geometry, y)
+    y = call.empty([x.shape[0], kernel.shape[0], *size]) if out is None else out
+    torch.ops.palora_native.tiled_conv.default(x, kernel, bias, *geometry_of(call), y)
     return y
 
 
 def pull(
-    grad: Tensor, x: Tensor, kernel: Tensor, conv: Geometry, need_x: bool, need_kernel: bool
+    call: Call, grad: Tensor, kernel: Tensor, need_x: bool, need_kernel: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """(dx or None, dkernel) of one convolution."""
+    """(dx or None, dkernel) of one convolution of x."""
+    x = call.x
     if not _tiles(x, kernel, grad.numel() // max(grad.shape[1], 1)):
-        dx, dkernel, _ = conv.backward(grad, x, kernel, need_x, need_kernel)
+        dx, dkernel, _ = call.geometry.backward(grad, x, kernel, need_x, need_kernel)
         return (dx.contiguous(memory_format=CL) if need_x else None), dkernel
     into = torch.empty_like(x, memory_format=CL) if need_x else None
-    geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
     dkernel, _ = torch.ops.palora_native.tiled_conv_backward.default(
-        grad, x, kernel, *geometry, need_kernel, False, into
+        grad, x, kernel, *geometry_of(call), need_kernel, False, into
     )
     return into, dkernel
 
 
-def _filters(factors: LowRank) -> Tensor:
-    """B as R filters in channels_last."""
-    return factors.B.view(-1, *factors.shape[1:]).to(factors.dtype).contiguous(memory_format=CL)
+def add_bias_(y: Tensor, call: Call) -> None:
+    """y (M*n, O, H, W) += the bias of its ray, in place."""
+    assert call.bias is not None
+    per_ray = call.bias.expand(call.rays, -1) if call.bias.dim() == 1 else call.bias
+    call.by_ray(y).add_(per_ray[:, None, :, None, None])
 
 
-def _out_side(factors: LowRank) -> Tensor:
-    """A (T, O, r), as the argument was."""
-    return factors.A.view(factors.p, factors.tasks, factors.r).transpose(0, 1).to(factors.dtype)
-
-
-def factored_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    assert isinstance(factors, LowRank)
-    if layout != CL:
-        return eager_conv.factored_forward(x, weight, bias, factors, lam, shared, conv, layout)
-    rays, x = lam.shape[0], x.contiguous(memory_format=CL)
-    S = convolve(x, _filters(factors), None, conv)
+def factored_forward(call: Call) -> tuple[Tensor, None]:
+    if call.layout != CL:
+        return eager_conv.factored_forward(call)
+    x, weight = call.x, call.weight
+    S = convolve(call, call.dense(eager_conv.filters(call)), None)
     base: Tensor | None = None
-    common = bias if bias is not None and bias.dim() == 1 and weight is not None else None
+    common = call.common_bias if weight is not None else None
     if weight is not None:
-        base = convolve(x, weight.contiguous(memory_format=CL), common, conv)
-    if base is not None and not (shared and rays > 1):
+        base = convolve(call, call.dense(weight), common)
+    if base is not None and not call.sums_rays:
         y = base
     else:
-        samples = x.shape[0] * rays if shared else x.shape[0]
-        y = eager_conv._empty(x, [samples, factors.shape[0], *S.shape[2:]], CL)
+        y = call.empty([call.samples, call.outputs, *S.shape[2:]])
     torch.ops.palora_native.low_rank_add.default(
-        None if base is None else rows_of(base), rows_of(S), _out_side(factors), lam, shared, rows_of(y)
+        None if base is None else rows_of(base), rows_of(S), call.low_rank.given[0], call.lam, call.shared, rows_of(y)
     )
-    if bias is not None and common is None:
-        per_ray = bias.expand(rays, -1) if bias.dim() == 1 else bias
-        eager_conv._by_ray(y, rays).add_(per_ray[:, None, :, None, None])
-    return y
+    if call.bias is not None and common is None:
+        add_bias_(y, call)
+    return y, None
 
 
-def factored_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    assert isinstance(factors, LowRank)
-    if layout != CL:
-        return eager_conv.factored_backward(grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout)
-    x, grad = x.contiguous(memory_format=CL), grad.contiguous(memory_format=CL)
-    filters = _filters(factors)
-    S = convolve(x, filters, None, conv)  # recomputed, not kept
+def factored_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    if call.layout != CL:
+        return eager_conv.factored_backward(call, grad, S, needs)
+    A, B = call.low_rank.given
+    weight, filters = call.weight, call.dense(eager_conv.filters(call))
+    maps = convolve(call, filters, None)  # S, computed again rather than kept
     wanted = [
         weight is not None and (needs.weight or needs.x),
         needs.factors or needs.x,
         needs.factors,
         needs.lam,
-        needs.bias and bias_dims == 1,
+        needs.bias and call.bias_dims == 1,
     ]
     common, U, dA, dlam, db = torch.ops.palora_native.low_rank_pull.default(
-        rows_of(grad), rows_of(S), _out_side(factors), lam, shared, wanted
+        rows_of(grad), rows_of(maps), A, call.lam, call.shared, wanted
     )
     dx = dweight = None
-    factor_gradients: list[Tensor] | None = None
-    if wanted[0]:
-        assert weight is not None
-        kernel = weight.contiguous(memory_format=CL)
-        dx, dkernel = pull(maps_of(common, grad), x, kernel, conv, needs.x, needs.weight)
+    factors: list[Tensor] | None = None
+    if wanted[0] and weight is not None:
+        dx, dkernel = pull(call, maps_of(common, grad), call.dense(weight), needs.x, needs.weight)
         dweight = dkernel.contiguous() if needs.weight else None
     if wanted[1]:
-        part, dfilters = pull(maps_of(U, grad), x, filters, conv, needs.x, needs.factors)
+        part, dfilters = pull(call, maps_of(U, grad), filters, needs.x, needs.factors)
         if part is not None:
             dx = part if dx is None else dx.add_(part)
         if needs.factors:
-            factor_gradients = [dA, dfilters.contiguous().view(factors.tasks, factors.r, factors.q)]
-    dbias: Tensor | None = None
-    if needs.bias:
-        dbias = db if bias_dims == 1 else eager_conv._bias_gradient(grad, lam.shape[0], bias_dims)
-    return dx, dweight, dbias, factor_gradients, dlam if needs.lam else None
+            factors = [dA, dfilters.contiguous().view(B.shape)]
+    dbias = call.bias_gradient(grad) if needs.bias and call.bias_dims == 2 else db
+    return Gradients(dx, dweight, dbias if needs.bias else None, factors, dlam if needs.lam else None)

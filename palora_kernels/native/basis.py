@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from palora_kernels.call import Call, Gradients, Needs
 from palora_kernels.eager import conv as eager_conv
 from palora_kernels.eager import linear as eager_linear
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import Dense, Factors, Needs
-from palora_kernels.eager.linear import Gradients, _coefficients
-from palora_kernels.native.appended import convolve, maps_of, pull, rows_of
+from palora_kernels.native.appended import CL, add_bias_, convolve, maps_of, pull, rows_of
 from palora_kernels.reference import opmath_dtype
-
-CL = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -37,13 +32,13 @@ class Basis:
     total: float | None  # s, where W has been folded into the deltas
 
     @classmethod
-    def of(cls, weight: Tensor | None, lam: Tensor, dtype: torch.dtype) -> Basis:
-        if weight is None:
-            return cls(None, lam.to(opmath_dtype(dtype)).contiguous(), None)
-        total = _common_sum(lam)
-        if total is not None:
-            return cls(weight, lam.to(opmath_dtype(dtype)).contiguous(), total)
-        return cls(weight, _coefficients(weight, lam, opmath_dtype(dtype)).contiguous(), None)
+    def of(cls, call: Call) -> Basis:
+        wide, total = opmath_dtype(call.x.dtype), None
+        if call.weight is not None:
+            total = _common_sum(call.lam)
+            if total is None:
+                return cls(call.weight, eager_linear.coefficients(call, wide).contiguous(), None)
+        return cls(call.weight, call.lam.to(wide).contiguous(), total)
 
     def elements(self, deltas: Tensor) -> list[Tensor]:
         if self.weight is None:
@@ -92,131 +87,81 @@ def _gather(
 
 
 def _split(
-    found: list[Tensor], basis: Basis, factors: Factors, needs: Needs
+    found: list[Tensor], basis: Basis, call: Call, needs: Needs
 ) -> tuple[Tensor | None, list[Tensor] | None]:
     """(dW, gradients of the factors) from those of the elements."""
     if not found:
         return None, None
     stacked = torch.stack(found)
     dweight = basis.common(stacked).contiguous() if needs.weight and basis.weight is not None else None
-    if not needs.factors:
-        return dweight, None
-    into = factors.new_gradients()
-    factors.pull_deltas(basis.deltas(stacked), into)
-    return dweight, factors.finish(into)
+    return dweight, call.factors.pull_deltas(basis.deltas(stacked)) if needs.factors else None
 
 
-def linear_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool
-) -> Tensor:
-    if not shared:
-        return eager_linear.basis_forward(x, weight, bias, Dense(D), lam, shared)
-    basis = Basis.of(weight, lam, x.dtype)
-    elements = basis.elements(D)
-    z = x.new_empty(len(elements), x.shape[0], D.shape[1])
+def linear_forward(call: Call) -> tuple[Tensor, None]:
+    if not call.shared:
+        return eager_linear.basis_forward(call)
+    x, basis = call.x, Basis.of(call)
+    elements = basis.elements(call.factors.deltas())
+    z = x.new_empty(len(elements), x.shape[0], call.outputs)
     for e, element in enumerate(elements):
         torch.mm(x, element.t(), out=z[e])
     y = _combine(z, basis.c)
-    return eager_linear.add_bias_(y.view(-1, D.shape[1]), bias, lam.shape[0])
+    return eager_linear.add_bias_(y.view(-1, call.outputs), call), None
 
 
-def linear_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    D: Tensor,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
-    if not shared:
-        return eager_linear.basis_backward(grad, x, weight, Dense(D), lam, bias_dims, shared, needs)
-    grad, rays, factors = grad.contiguous(), lam.shape[0], Dense(D)
-    basis, g = Basis.of(weight, lam, x.dtype), grad.view(rays, -1, grad.shape[1])
+def linear_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    if not call.shared:
+        return eager_linear.basis_backward(call, grad, S, needs)
+    x, basis, g = call.x, Basis.of(call), call.by_ray(grad)
+    deltas = call.factors.deltas()
     gz = _combine(g, basis.c.t())
     want = needs.weight or needs.factors
     dx, found = _gather(
         gz,
-        basis.elements(D),
+        basis.elements(deltas),
         lambda ge, element: (ge @ element if needs.x else None, ge.t() @ x if want else None),
     )
-    dweight, dfactors = _split(found, basis, factors, needs)
+    dweight, dfactors = _split(found, basis, call, needs)
     dlam: Tensor | None = None
     if needs.lam:  # <G_m, X D_t^T>, one delta's product at a time
-        flat = g.reshape(rays, -1)
-        dlam = torch.stack([(flat @ (x @ delta.t()).view(-1)).to(lam.dtype) for delta in D], dim=1)
-    dbias = eager_linear.bias_gradient(grad, rays, bias_dims) if needs.bias else None
-    return dx, dweight, dbias, dfactors, dlam
+        flat = g.reshape(call.rays, -1)
+        dlam = torch.stack([(flat @ (x @ delta.t()).view(-1)).to(call.lam.dtype) for delta in deltas], dim=1)
+    return Gradients(dx, dweight, None, dfactors, dlam)
 
 
-def conv_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    if not shared or layout != CL:
-        return eager_conv.basis_forward(x, weight, bias, factors, lam, shared, conv, layout)
-    rays, x = lam.shape[0], x.contiguous(memory_format=CL)
-    basis = Basis.of(weight, lam, x.dtype)
-    elements = basis.elements(factors.deltas())
-    size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
-    z = x.new_empty(len(elements), x.shape[0], *size, factors.shape[0])
+def conv_forward(call: Call) -> tuple[Tensor, None]:
+    if not call.shared or call.layout != CL:
+        return eager_conv.basis_forward(call)
+    basis = Basis.of(call)
+    elements = basis.elements(call.factors.deltas())
+    z = call.x.new_empty(len(elements), call.x.shape[0], *call.output_size, call.outputs)
     # The bias joins the common part, which every ray takes once.
-    folded = basis.total is not None or weight is None
-    common = bias if bias is not None and bias.dim() == 1 and not folded else None
+    folded = basis.total is not None or call.weight is None
+    common = None if folded else call.common_bias
     for e, element in enumerate(elements):
-        out = z[e].permute(0, 3, 1, 2)
-        convolve(x, element.contiguous(memory_format=CL), common if e == 0 else None, conv, out)
+        convolve(call, call.dense(element), common if e == 0 else None, z[e].permute(0, 3, 1, 2))
     y = _combine(z, basis.c).flatten(0, 1).permute(0, 3, 1, 2)
-    if bias is not None and common is None:
-        per_ray = bias.expand(rays, -1) if bias.dim() == 1 else bias
-        eager_conv._by_ray(y, rays).add_(per_ray[:, None, :, None, None])
-    return y
+    if call.bias is not None and common is None:
+        add_bias_(y, call)
+    return y, None
 
 
-def conv_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    if not shared or layout != CL:
-        return eager_conv.basis_backward(grad, x, weight, factors, lam, bias_dims, shared, needs, conv, layout)
-    rays = lam.shape[0]
-    x, grad = x.contiguous(memory_format=CL), grad.contiguous(memory_format=CL)
-    basis, g = Basis.of(weight, lam, x.dtype), rows_of(grad).view(rays, -1)
-    gz = _combine(g, basis.c.t())
-    deltas = factors.deltas()
+def conv_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    if not call.shared or call.layout != CL:
+        return eager_conv.basis_backward(call, grad, S, needs)
+    basis, g, deltas = Basis.of(call), rows_of(grad).view(call.rays, -1), call.factors.deltas()
+    want = needs.weight or needs.factors
 
     def apply(flat: Tensor, element: Tensor) -> tuple[Tensor | None, Tensor | None]:
         maps = maps_of(flat.view(-1, grad.shape[1]), grad)
-        want = needs.weight or needs.factors
-        dx, delement = pull(maps, x, element.contiguous(memory_format=CL), conv, needs.x, want)
+        dx, delement = pull(call, maps, call.dense(element), needs.x, want)
         return dx, delement if want else None
 
-    dx, found = _gather(gz, basis.elements(deltas), apply)
-    dweight, dfactors = _split(found, basis, factors, needs)
+    dx, found = _gather(_combine(g, basis.c.t()), basis.elements(deltas), apply)
+    dweight, dfactors = _split(found, basis, call, needs)
     dlam: Tensor | None = None
     if needs.lam:  # <G_m, Z_t>, with Z_t convolved again rather than kept since the forward
-        columns = [rows_of(convolve(x, d.contiguous(memory_format=CL), None, conv)).reshape(-1) for d in deltas]
-        dlam = torch.stack([(g @ column).to(lam.dtype) for column in columns], dim=1)
-    dbias = eager_conv._bias_gradient(grad, rays, bias_dims) if needs.bias else None
-    return dx, dweight, dbias, dfactors, dlam
-
-
-DENSE: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    **eager_linear.DENSE,
-    "basis": (linear_forward, linear_backward),
-}
+        columns = [rows_of(convolve(call, call.dense(d), None)).reshape(-1) for d in deltas]
+        dlam = torch.stack([(g @ column).to(call.lam.dtype) for column in columns], dim=1)
+    dbias = call.bias_gradient(grad) if needs.bias else None
+    return Gradients(dx, dweight, dbias, dfactors, dlam)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.factors import LowRank, Needs
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.eager.merging import Merging, WeightGradients
+from palora_kernels.factors import LowRank
 
 
 class NativeLowRank(LowRank):
@@ -21,67 +23,75 @@ class NativeLowRank(LowRank):
         self.channels_last = layout == torch.channels_last
         self.in_place = not self.channels_last or self.p == self.shape[0]
         if self.channels_last and self.in_place:
-            self.B = self._reorder(self.B, (1, 2, 0))
+            self.B = self.reordered(self.B, (1, 2, 0))
 
-    def _reorder(self, B: Tensor, order: tuple[int, int, int]) -> Tensor:
+    def reordered(self, B: Tensor, order: tuple[int, int, int]) -> Tensor:
         """(R, q) with columns (C, kh, kw) permuted to ``order``."""
         _, C, kh, kw = self.shape
         sizes = (C, kh, kw) if order == (1, 2, 0) else (kh, kw, C)
         columns = B.view(-1, *sizes).permute(0, *(1 + i for i in order))
         return columns.reshape(B.shape[0], self.q).contiguous()
 
-    def _flat(self, weight: Tensor) -> Tensor:
+    def as_given(self, B: Tensor) -> Tensor:
+        """(R, q) as `B` is here -> with columns (C, kh, kw)."""
+        return self.reordered(B, (2, 0, 1)) if self.channels_last and self.in_place else B
+
+    def flat(self, weight: Tensor) -> Tensor:
         """A weight or its gradient as (p, q) in the order of the product that is formed."""
         if self.channels_last and self.in_place:
             weight = weight.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         return weight.contiguous().view(self.p, self.q)
 
-    def _shaped(self, flat: Tensor) -> Tensor:
+    def shaped(self, flat: Tensor) -> Tensor:
         if self.channels_last and self.in_place:
             O, C, kh, kw = self.shape
             return flat.view(O, kh, kw, C).permute(0, 3, 1, 2)
         return flat.view(self.shape)
 
-    def base(self, weight: Tensor | None) -> Tensor | None:
-        """The common part, once, as `merged_onto` takes it."""
-        return None if weight is None else self._flat(weight)
 
-    def merged_onto(self, base: Tensor | None, lam_m: Tensor) -> Tensor:
-        """Ray m's weight in ``layout``."""
-        flat = torch.ops.palora_native.merge_rows.default(base, self.A, self.B, self._columns(lam_m), self.dtype)
-        return self._shaped(flat).contiguous(memory_format=self.layout)
+class NativeMerging(Merging):
+    """The merged weights of a call's rays; deltas of the other kind are merged as `Merging` does."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        self.factors = NativeLowRank(call.factors, call.layout) if isinstance(call.factors, LowRank) else None
+        weight = call.weight
+        self.base = None if self.factors is None or weight is None else self.factors.flat(weight)
+
+    def weight(self, m: int) -> Tensor:
+        f = self.factors
+        if f is None:
+            return super().weight(m)
+        columns = f.columns_of(self.call.lam[m])
+        return self.call.dense(
+            f.shaped(torch.ops.palora_native.merge_rows.default(self.base, f.A, f.B, columns, f.dtype))
+        )
+
+    def gradients(self, needs: Needs) -> WeightGradients:
+        return super().gradients(needs) if self.factors is None else NativeGradients(self.call, self.factors, needs)
 
 
-class NativeGradients:
-    """Sums the gradients of M merged weights into those of W, the factors and lam, one pass over each."""
+class NativeGradients(WeightGradients):
+    """The same in C++, one pass over each ray's gradient."""
 
-    def __init__(self, factors: NativeLowRank, lam: Tensor, needs: Needs) -> None:
-        self.factors, self.lam, self.needs = factors, lam, needs
-        wide = factors.A.dtype
+    def __init__(self, call: Call, native: NativeLowRank, needs: Needs) -> None:
+        self.native, self.lam, self.needs = native, call.lam, needs
+        wide = native.A.dtype
         empty = torch.empty(0, dtype=wide)
-        self.weight = torch.zeros(factors.p, factors.q, dtype=wide) if needs.weight else empty
-        self.A = torch.zeros_like(factors.A) if needs.factors else empty
-        self.B = torch.zeros_like(factors.B) if needs.factors else empty
+        self.total = torch.zeros(native.p, native.q, dtype=wide) if needs.weight else empty
+        self.A = torch.zeros_like(native.A) if needs.factors else empty
+        self.B = torch.zeros_like(native.B) if needs.factors else empty
         self.lam_rows: list[Tensor] = []
 
-    @property
-    def wanted(self) -> bool:
-        return self.needs.weight or self.needs.factors or self.needs.lam
-
     def add_ray(self, m: int, grad: Tensor) -> None:
-        """``grad``: the gradient of ray m's merged weight."""
-        f = self.factors
-        columns = f._columns(self.lam[m])
-        row = torch.ops.palora_native.pull_rows.default(f._flat(grad), f.A, f.B, columns, self.weight, self.A, self.B)
+        f = self.native
+        columns = f.columns_of(self.lam[m])
+        row = torch.ops.palora_native.pull_rows.default(f.flat(grad), f.A, f.B, columns, self.total, self.A, self.B)
         self.lam_rows.append(row.view(f.tasks, f.r).sum(1))
 
-    def results(self) -> tuple[Tensor | None, list[Tensor] | None, Tensor | None]:
-        """(dW, factor gradients, dlam), each None where it was not asked for."""
-        f = self.factors
-        weight = f._shaped(self.weight.to(f.dtype)).contiguous() if self.needs.weight else None
-        factors: list[Tensor] | None = None
-        if self.needs.factors:
-            B = f._reorder(self.B, (2, 0, 1)) if f.channels_last and f.in_place else self.B
-            factors = f.finish([self.A, B])
+    def results(self, x: Tensor | None = None, bias: Tensor | None = None) -> Gradients:
+        f = self.native
+        weight = f.shaped(self.total.to(f.dtype)).contiguous() if self.needs.weight else None
+        factors = f.finish([self.A, f.as_given(self.B)]) if self.needs.factors else None
         lam = torch.stack(self.lam_rows).to(self.lam.dtype) if self.needs.lam else None
-        return weight, factors, lam
+        return Gradients(x, weight, bias, factors, lam)

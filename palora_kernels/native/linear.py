@@ -1,44 +1,30 @@
-"""The native plan of `linear`: ``factored``, whole in C++. (``merged`` is the eager one: its GEMMs are the work.)"""
+"""The native plans of linear layers: ``factored``, whole in C++, and ``basis``. ``merged`` is eager: its GEMMs are the
+work."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.factors import Needs
-from palora_kernels.eager.linear import LOW_RANK as EAGER_LOW_RANK
-from palora_kernels.eager.linear import Gradients
-from palora_kernels.native.basis import DENSE
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.eager.linear import PLANS as EAGER
+from palora_kernels.native.basis import linear_backward, linear_forward
 
 
-def factored_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
-) -> tuple[Tensor, Tensor]:
-    """Returns Y (M*n, O) and S = X B^T (P, R), which the backward needs."""
-    result: tuple[Tensor, Tensor] = torch.ops.palora_native.linear.default(x, weight, bias, A, B, lam, shared)
+def factored_forward(call: Call) -> tuple[Tensor, Tensor]:
+    """S is X B^T (P, R)."""
+    result: tuple[Tensor, Tensor] = torch.ops.palora_native.linear.default(
+        call.x, call.weight, call.bias, *call.low_rank.given, call.lam, call.shared
+    )
     return result
 
 
-def factored_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    lam: Tensor,
-    S: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
+def factored_backward(call: Call, grad: Tensor, S: Tensor, needs: Needs) -> Gradients:
     flags = [needs.x, needs.weight, needs.bias, needs.factors, needs.lam]
-    found: list[Any] = torch.ops.palora_native.linear_backward.default(
-        grad.contiguous(), x, weight, A, B, lam, S, bias_dims, flags, shared
+    dx, dweight, dbias, dA, dB, dlam = torch.ops.palora_native.linear_backward.default(
+        grad, call.x, call.weight, *call.low_rank.given, call.lam, S, call.bias_dims, flags, call.shared
     )
-    dx, dweight, dbias, dA, dB, dlam = found
-    return dx, dweight, dbias, [dA, dB], dlam
+    return Gradients(dx, dweight, dbias, [dA, dB], dlam)
 
 
 def plain(*tensors: Tensor | None) -> bool:
@@ -63,6 +49,8 @@ def with_gradient(
     return y
 
 
-LOW_RANK = {**EAGER_LOW_RANK, "factored": (factored_forward, factored_backward)}
-
-__all__ = ["DENSE", "LOW_RANK", "plain", "with_gradient"]
+PLANS = {
+    **EAGER,
+    "factored": (factored_forward, factored_backward),
+    "basis": (linear_forward, linear_backward),
+}

@@ -10,7 +10,6 @@ Both classes offer the same three things, so that the plans need not know which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
@@ -18,17 +17,6 @@ import torch
 from torch import Tensor
 
 from palora_kernels.reference import opmath_dtype
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Which gradients a backward has to produce."""
-
-    x: bool
-    weight: bool
-    bias: bool
-    factors: bool
-    lam: bool
 
 
 class LowRank:
@@ -44,6 +32,11 @@ class LowRank:
         self.dtype = A.dtype
         self.given = (A, B)
 
+    @property
+    def columns(self) -> int:
+        """R = T*r."""
+        return self.tasks * self.r
+
     @cached_property
     def A(self) -> Tensor:
         """(p, R) in float32 or wider."""
@@ -56,12 +49,12 @@ class LowRank:
         """(R, q) in float32 or wider."""
         return self.given[1].to(opmath_dtype(self.dtype)).reshape(self.tasks * self.r, self.q).contiguous()
 
-    def _columns(self, lam_m: Tensor) -> Tensor:
+    def columns_of(self, lam_m: Tensor) -> Tensor:
         """lam (T,) -> (R,): the coefficient of each column of A."""
         return lam_m.to(self.A.dtype).repeat_interleave(self.r)
 
     def merged(self, weight: Tensor | None, lam_m: Tensor) -> Tensor:
-        scaled = self.A * self._columns(lam_m)
+        scaled = self.A * self.columns_of(lam_m)
         if weight is None:
             total = scaled @ self.B
         else:
@@ -79,21 +72,19 @@ class LowRank:
     def pull_merged(self, grad: Tensor, lam_m: Tensor, into: list[Tensor] | None) -> Tensor:
         """Add the gradient of ray m's merged weight to ``into``; return the gradient of lam_m, (T,)."""
         grad = grad.to(self.A.dtype).reshape(self.p, self.q)
-        columns = self._columns(lam_m)
+        columns = self.columns_of(lam_m)
         projected = grad @ self.B.t()  # (p, R)
         if into is not None:
             into[0].addcmul_(projected, columns.expand_as(projected))
             into[1].addcmul_(self.A.t() @ grad, columns[:, None].expand_as(self.B))
         return (projected * self.A).sum(0).view(self.tasks, self.r).sum(1)
 
-    def pull_deltas(self, grads: Tensor, into: list[Tensor]) -> None:
-        """Add the gradient of all deltas, (T, *shape), to ``into``."""
+    def pull_deltas(self, grads: Tensor) -> list[Tensor]:
+        """The gradients of the arguments A and B from that of all deltas, (T, *shape)."""
         grads = grads.to(self.A.dtype).reshape(self.tasks, self.p, self.q)
         A = self.A.view(self.p, self.tasks, self.r).transpose(0, 1)
         B = self.B.view(self.tasks, self.r, self.q)
-        dA = grads @ B.transpose(1, 2)  # (T, p, r)
-        into[0].add_(dA.transpose(0, 1).reshape_as(into[0]))
-        into[1].add_((A.transpose(1, 2) @ grads).reshape_as(into[1]))
+        return [(grads @ B.transpose(1, 2)).to(self.dtype), (A.transpose(1, 2) @ grads).to(self.dtype)]
 
     def finish(self, into: list[Tensor]) -> list[Tensor]:
         """The accumulated gradients in the layout and dtype of the arguments A and B."""
@@ -136,45 +127,13 @@ class Dense:
             into[0].addr_(lam_m.to(self.wide), grad)
         return self.D @ grad
 
-    def pull_deltas(self, grads: Tensor, into: list[Tensor]) -> None:
-        into[0].add_(grads.to(self.wide).reshape_as(into[0]))
+    def pull_deltas(self, grads: Tensor) -> list[Tensor]:
+        """The gradient of the argument D, a copy: the results of an op may not share memory."""
+        grads = grads.reshape(self.tasks, *self.shape)
+        return [grads.to(self.dtype, copy=True, memory_format=torch.contiguous_format)]
 
     def finish(self, into: list[Tensor]) -> list[Tensor]:
         return [into[0].view(self.tasks, *self.shape).to(self.dtype)]
 
 
 Factors = LowRank | Dense
-
-
-class WeightGradients:
-    """Sums the gradients of M merged weights, one at a time, into those of W, the factors and lam."""
-
-    def __init__(self, factors: Factors, lam: Tensor, needs: Needs) -> None:
-        self.factors = factors
-        self.lam = lam
-        self.needs = needs
-        self.weight: Tensor | None = None
-        self.into = factors.new_gradients() if needs.factors else None
-        self.lam_rows: list[Tensor] = []
-
-    @property
-    def wanted(self) -> bool:
-        return self.needs.weight or self.needs.factors or self.needs.lam
-
-    def add_ray(self, m: int, grad: Tensor) -> None:
-        """``grad``: the gradient of ray m's merged weight."""
-        if self.needs.weight:
-            wide = grad.to(opmath_dtype(grad.dtype))
-            if self.weight is None:
-                self.weight = wide.clone(memory_format=torch.contiguous_format)
-            else:
-                self.weight.add_(wide)
-        if self.needs.factors or self.needs.lam:
-            self.lam_rows.append(self.factors.pull_merged(grad, self.lam[m], self.into))
-
-    def results(self) -> tuple[Tensor | None, list[Tensor] | None, Tensor | None]:
-        """(dW, factor gradients, dlam), each None where it was not asked for."""
-        weight = None if self.weight is None else self.weight.to(self.factors.dtype)
-        factors = None if self.into is None else self.factors.finish(self.into)
-        lam = torch.stack(self.lam_rows).to(self.lam.dtype) if self.needs.lam else None
-        return weight, factors, lam
