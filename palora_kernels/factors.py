@@ -116,7 +116,7 @@ class Dense:
         return total.view(self.shape).to(self.dtype)
 
     def deltas(self) -> Tensor:
-        return self.D.view(self.tasks, *self.shape).to(self.dtype)
+        return self.given[0].contiguous()
 
     def new_gradients(self) -> list[Tensor]:
         return [torch.zeros_like(self.D)]

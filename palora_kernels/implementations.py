@@ -22,18 +22,26 @@ from palora_kernels.plans import ALGORITHMS, KEEP_S, op_of
 Plan = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-def _module(op: str, backend: str, device: str) -> str:
-    where = "native.cuda" if backend == "native" and device == "cuda" else backend
-    layer = op.removesuffix("_delta")
-    return f"palora_kernels.{where}.{'conv' if layer == 'conv2d' else layer}"
+# By backend; "native" on CUDA tensors is another.
+PACKAGES = {
+    "eager": "palora_kernels.eager",
+    "native": "palora_kernels.native",
+    "native on cuda": "palora_kernels.native.cuda",
+    "triton": "palora_kernels.triton",
+}
+
+
+def _table(op: str, backend: str, device: str) -> dict[str, Plan]:
+    """Imports the backend on first use."""
+    package = PACKAGES["native on cuda" if (backend, device) == ("native", "cuda") else backend]
+    layer = "conv" if op.startswith("conv") else "linear"
+    plans: dict[str, Plan] = import_module(f"{package}.{layer}").PLANS
+    return plans
 
 
 def algorithms(op: str, backend: str, device: str) -> dict[str, Plan]:
-    """The plans that a backend has for an op on a type of device, by the name of the algorithm.
-
-    Imports the backend on first use.
-    """
-    table: dict[str, Plan] = import_module(_module(op, backend, device)).PLANS
+    """The plans that a backend has for an op on a type of device, by the name of the algorithm."""
+    table = _table(op, backend, device)
     return {name: table[name] for name in ALGORITHMS[op] if name in table}
 
 
@@ -50,11 +58,6 @@ def _served(call: Call, plan: str) -> tuple[str, str]:
     return "eager", "factored" if keeps(call, plan) else "merged"
 
 
-def _plan(call: Call, backend: str, algorithm: str) -> Plan:
-    table: dict[str, Plan] = import_module(_module(op_of(call), backend, call.x.device.type)).PLANS
-    return table[algorithm]
-
-
 def forward(call: Call, plan: str) -> tuple[Tensor, Tensor | None]:
     """(Y, S): what a plan computes, and what it keeps for its backward."""
     if call.samples == 0:
@@ -64,7 +67,7 @@ def forward(call: Call, plan: str) -> tuple[Tensor, Tensor | None]:
     backend, algorithm = _served(call, plan)
     if call.conv is not None and backend != "triton":
         call = replace(call, x=call.dense(call.x))
-    found: tuple[Tensor, Tensor | None] = _plan(call, backend, algorithm)[0](call)
+    found: tuple[Tensor, Tensor | None] = _table(op_of(call), backend, call.x.device.type)[algorithm][0](call)
     return found
 
 
@@ -76,7 +79,7 @@ def backward(call: Call, grad: Tensor, S: Tensor | None, needs: Needs, plan: str
     if backend != "triton":
         grad = call.dense(grad)
         call = replace(call, x=call.dense(call.x)) if call.conv is not None else call
-    found: Gradients = _plan(call, backend, algorithm)[1](call, grad, S, needs)
+    found: Gradients = _table(op_of(call), backend, call.x.device.type)[algorithm][1](call, grad, S, needs)
     if needs.bias and found.bias is None:
         found = found._replace(bias=call.bias_gradient(given))
     return found

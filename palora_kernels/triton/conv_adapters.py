@@ -8,6 +8,8 @@ library's convolution gradient serves W and B.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -211,13 +213,21 @@ def outputs(maps: Tensor, out: Factor, bias: Tensor | None, lam: Tensor, base_ch
     return y
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What `gradients` has to form."""
+
+    stacked: bool
+    scaled: bool
+    products: bool
+
+
 def gradients(
-    grad: Tensor, out: Factor, lam: Tensor, S: Tensor | None, base_channels: int, shared: bool, *,
-    stacked: bool, scaled: bool, products: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    grad: Tensor, out: Factor, lam: Tensor, S: Tensor | None, base_channels: int, shared: bool, wanted: Wanted
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """grad (M*n, Ho, Wo, O), S (P, Ho, Wo, R), needed for the last two ->
 
-    [G | U] (P, Ho, Wo, base_channels + R), S o Lam (M*n*Ho*Wo, R) and dlam (M, T) float32; None where not asked for.
+    [G | U] (P, Ho, Wo, base_channels + R), S o Lam (M*n*Ho*Wo, R) and dlam (M, T) float32; None where not wanted.
     """
     O, R, (rays, tasks) = out.tensor.shape[1], out.columns, lam.shape
     images = grad.shape[0] // rays if shared else grad.shape[0]
@@ -226,9 +236,9 @@ def gradients(
     BR = padded(min(R, _WIDEST))
     tiles_r = -(-R // BR)
     tile = cheapest("adapter_gradients", grad, rows, R, O, lambda kind, target: gradient_tiles(kind, target, BR))
-    both = grad.new_empty((images, *grad.shape[1:3], base_channels + R)) if stacked else None
-    S_lam = grad.new_empty((all_rows, R)) if scaled else None
-    shares = grad.new_empty((tiles_r, rays, all_rows // rays, tasks), dtype=torch.float32) if products else None
+    both = grad.new_empty((images, *grad.shape[1:3], base_channels + R)) if wanted.stacked else None
+    S_lam = grad.new_empty((all_rows, R)) if wanted.scaled else None
+    shares = grad.new_empty((tiles_r, rays, all_rows // rays, tasks), dtype=torch.float32) if wanted.products else None
     launch(
         adapter_gradients,
         -(-rows // tile.rows) * tiles_r,

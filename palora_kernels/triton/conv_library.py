@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry
+from palora_kernels.call import Geometry
 from palora_kernels.triton import configs
 
 

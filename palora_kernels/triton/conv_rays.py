@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry
+from palora_kernels.call import Geometry
 from palora_kernels.triton import conv_library
 from palora_kernels.triton.conv_kernel_gradient import KernelGradients
 from palora_kernels.triton.conv_shapes import ConvShape

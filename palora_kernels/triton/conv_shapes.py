@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry
+from palora_kernels.call import Call
 from palora_kernels.triton import configs
 from palora_kernels.triton.tuning import Tile, tile_key
 
@@ -32,25 +32,23 @@ class ConvShape:
     groups: int
 
     @staticmethod
-    def of(x: Tensor, kernel: Sequence[int], rays: int, shared: bool, conv: Geometry) -> ConvShape:
-        """x (P, C, H, W), kernel (O, C/groups, kh, kw)."""
-        side = (kernel[2], kernel[3])
-        out_h, out_w = conv.output_size(x, side)
-        images = x.shape[0] if shared else x.shape[0] // rays
-        positions = images * max(x.shape[2] * x.shape[3], out_h * out_w)
+    def of(call: Call) -> ConvShape:
+        x, conv, (_, _, height, width) = call.x, call.geometry, call.factors.shape
+        out_h, out_w = call.output_size
+        positions = call.n * max(x.shape[2] * x.shape[3], out_h * out_w)
         if positions >= 2**30:
             raise ValueError(f"One ray should have fewer than 2**30 positions, n*H*W. Found {positions}.")
         return ConvShape(
-            rays=rays,
-            images=images,
-            shared=shared,
+            rays=call.rays,
+            images=call.n,
+            shared=call.shared,
             inputs=x.shape[1],
-            outputs=kernel[0],
+            outputs=call.outputs,
             in_h=x.shape[2],
             in_w=x.shape[3],
             out_h=out_h,
             out_w=out_w,
-            kernel=side,
+            kernel=(height, width),
             stride=(conv.stride[0], conv.stride[1]),
             padding=(conv.padding[0], conv.padding[1]),
             dilation=(conv.dilation[0], conv.dilation[1]),

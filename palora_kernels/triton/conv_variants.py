@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import Dense, LowRank
+from palora_kernels.call import Call, Geometry
+from palora_kernels.factors import Dense, LowRank
 from palora_kernels.triton import (
     conv_adapters,
     conv_combine,
@@ -34,8 +34,8 @@ def _empty(dtype: torch.dtype, *size: int) -> Tensor:
 def _shape(channels: int, *, stride: int = 1, shared: bool = False) -> ConvShape:
     """3 x 3 kernels, 32 x 32 maps, twice as many channels out."""
     x = _empty(torch.float32, IMAGES if shared else RAYS * IMAGES, channels, 32, 32)
-    conv = Geometry([stride] * 2, [1, 1], [1, 1], 1)
-    return ConvShape.of(x, (2 * channels, channels, 3, 3), RAYS, shared, conv)
+    deltas, lam = _empty(torch.float32, TASKS, 2 * channels, channels, 3, 3), torch.empty(RAYS, TASKS, device=META)
+    return ConvShape.of(Call(x, None, None, Dense(deltas), lam, shared, 0, Geometry([stride] * 2, [1, 1], [1, 1], 1)))
 
 
 def _operands(dtype: torch.dtype, shape: ConvShape) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +112,7 @@ def _adapters() -> Iterator[Variant]:
         images = IMAGES if shared else RAYS * IMAGES
         out = out_side(_empty(dtype, TASKS, outputs, R // TASKS))
         grad, S = _empty(dtype, RAYS * IMAGES, rows, rows, outputs), _empty(dtype, images, rows, rows, R)
-        conv_adapters.gradients(grad, out, lam, S, outputs, shared, stacked=True, scaled=True, products=True)
+        conv_adapters.gradients(grad, out, lam, S, outputs, shared, conv_adapters.Wanted(True, True, True))
 
     for label, shared in (("", False), (" shared", True)):
         for R in (16, 32):

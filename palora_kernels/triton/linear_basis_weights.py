@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from palora_kernels.call import Call, Needs
+from palora_kernels.factors import Dense
 from palora_kernels.triton import configs, reduce
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
@@ -93,22 +95,10 @@ def linear_basis_weights(
             tl.store(dd_ptr + step(t, O) * K + out_offsets, acc.to(dd_ptr.dtype.element_ty), mask=inside)
 
 
-def run(
-    grad: Tensor,
-    x: Tensor,
-    D: Tensor,
-    lam: Tensor,
-    *,
-    n: int,
-    scaled: bool,
-    common: bool,
-    weight: bool,
-    deltas: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """(dW, dD), None where ``weight`` or ``deltas`` does not ask for it.
-
-    grad (rows, O), or (E, rows, O) if not ``scaled``; ``common``: the first of the elements is W.
-    """
+def run(call: Call, grad: Tensor, needs: Needs, *, scaled: bool) -> tuple[Tensor | None, list[Tensor] | None]:
+    """(dW, [dD]), None where not needed; grad (rows, O), or (E, rows, O) if not ``scaled``."""
+    x, lam, (D,), common = call.x, call.lam, call.factors.given, call.weight is not None
+    weight, deltas = needs.weight, needs.factors
     rows, K = x.shape
     T, O = D.shape[:2]
     dW = x.new_empty(O, K) if weight else None
@@ -131,7 +121,7 @@ def run(
         dw_ptr=partial.targets[0],
         dd_ptr=partial.targets[1],
         rows=rows,
-        n=max(n, 1),
+        n=max(call.n, 1),
         O=O,
         K=K,
         first=first,
@@ -152,7 +142,7 @@ def run(
         PRECISION=configs.precision(x.dtype),
     )
     partial.finish()
-    return dW, dD
+    return dW, None if dD is None else [dD]
 
 
 _LARGEST = 128 * 128
@@ -166,7 +156,8 @@ def variants() -> Iterator[Variant]:
         D, lam = torch.empty(T, O, K, dtype=dtype, device=META), torch.empty(M, T, device=META)
         grad = D.new_empty(M * n, O) if scaled else D.new_empty(T + 1, M * n, O)
         x = D.new_empty(M * n, K)
-        run(grad, x, D, lam, n=n, scaled=scaled, common=True, weight=True, deltas=True)
+        layer = Call(x, D[0], None, Dense(D), lam, not scaled, 0)
+        run(layer, grad, Needs(x=False, weight=True, bias=False, factors=True, lam=False), scaled=scaled)
 
     for label, scaled in (("stacked", True), ("shared", False)):
         yield from variants_of(

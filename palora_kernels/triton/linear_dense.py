@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
-from palora_kernels.eager.linear import Gradients
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.factors import Dense, Factors, LowRank
 from palora_kernels.triton import (
     linear_basis,
     linear_basis_lam,
@@ -22,141 +24,97 @@ from palora_kernels.triton import (
 )
 
 
-def _elements(weight: Tensor | None, D: Tensor) -> tuple[Tensor | None, Tensor]:
-    """weight and D with the strides of (O, K), as the kernels that step from one to the other need them."""
-    return None if weight is None else weight.contiguous(), D.contiguous()
+def _one_layout(call: Call) -> Call:
+    """W and D with the strides of (O, K), as the kernels that step from one to the other need them."""
+    weight = None if call.weight is None else call.weight.contiguous()
+    return replace(call, weight=weight, factors=Dense(call.factors.given[0].contiguous()))
 
 
-def basis_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool
-) -> Tensor:
-    rays, n = lam.shape[0], x.shape[0] if shared else x.shape[0] // lam.shape[0]
-    elements = D.shape[0] + (weight is not None)
-    y = x.new_empty(rays * n, D.shape[1])
-    if y.numel() == 0:
-        return y
-    if D.shape[0] == 0 or (shared and rays > 1 and elements > linear_combine.MOST_ELEMENTS):
-        return merged_forward(x, weight, bias, one_tap(D), lam, shared)
-    weight, D = _elements(weight, D)
-    if shared and rays > 1:
-        linear_combine.run(x, weight, D, bias, lam, y)
+def basis_forward(call: Call) -> tuple[Tensor, None]:
+    elements = call.factors.tasks + (call.weight is not None)
+    if call.sums_rays and elements > linear_combine.MOST_ELEMENTS:
+        return merged_forward(call)
+    call = _one_layout(call)
+    y, (D,) = call.x.new_empty(call.samples, call.outputs), call.factors.given
+    if call.sums_rays:
+        linear_combine.run(call.x, call.weight, D, call.bias, call.lam, y)
     else:
-        linear_basis.run(x, weight, D, bias, lam, y, n=n, scaled=True)
-    return y
+        linear_basis.run(call.x, call.weight, D, call.bias, call.lam, y, n=call.n, scaled=True)
+    return y, None
 
 
-def basis_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    D: Tensor,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
-    rays, tasks = lam.shape
-    if grad.numel() == 0 or tasks == 0:
-        return merged_backward(grad, x, weight, one_tap(D), lam, bias_dims, shared, needs)
-    n = grad.shape[0] // rays
-    shared = shared and rays > 1
-    common = weight is not None
-    weight, D = _elements(weight, D)
+def basis_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    call, shared, common = _one_layout(call), call.sums_rays, call.weight is not None
+    x, lam, (D,) = call.x, call.lam, call.factors.given
     # With a shared input every gradient but lam's sees the rays only through these sums.
-    summed = linear_sums.over_rays(grad, lam, common=common, tasks=tasks) if shared else grad
+    summed = linear_sums.over_rays(grad, lam, common=common, tasks=D.shape[0]) if shared else grad
     dx = dweight = dlam = dD = None
     if needs.x:
         dx = x.new_empty(x.shape)
-        transposed = None if weight is None else weight.t()
-        linear_basis.run(summed, transposed, D.transpose(1, 2), None, lam, dx, n=n, scaled=not shared)
+        transposed = None if call.weight is None else call.weight.t()
+        linear_basis.run(summed, transposed, D.transpose(1, 2), None, lam, dx, n=call.n, scaled=not shared)
     if needs.weight or needs.factors:
-        dweight, dD = linear_basis_weights.run(
-            summed,
-            x,
-            D,
-            lam,
-            n=n,
-            scaled=not shared,
-            common=common,
-            weight=needs.weight,
-            deltas=needs.factors,
-        )
+        dweight, dD = linear_basis_weights.run(call, summed, needs, scaled=not shared)
     if needs.lam:
-        dlam = linear_basis_lam.run(grad, x, D, rays, shared)
-    dbias = linear_sums.bias(grad, rays, bias_dims) if needs.bias else None
-    return dx, dweight, dbias, None if dD is None else [dD], dlam
+        dlam = linear_basis_lam.run(grad, x, D, call.rays, shared)
+    dbias = linear_sums.bias(grad, call.rays, call.bias_dims) if needs.bias else None
+    return Gradients(dx, dweight, dbias, dD, dlam)
 
 
 # -------------------------------------------------------------------------------------------------------------- merged
 
 
-def one_tap(*factors: Tensor) -> Factors:
-    """A (T, O, r) and B (T, r, K), or D (T, O, K), as those of a convolution with one tap, which `merge` forms."""
-    if len(factors) == 1:
-        return Dense(factors[0][..., None, None])
-    A, B = factors
-    return LowRank(A, B, (A.shape[1], B.shape[2], 1, 1))
+def _one_tap(factors: Factors) -> Factors:
+    """As those of a convolution with one tap, whose kernels `merge` forms."""
+    if isinstance(factors, Dense):
+        return Dense(factors.given[0][..., None, None])
+    return LowRank(*factors.given, (*factors.shape, 1, 1))
 
 
-def _merged(weight: Tensor | None, factors: Factors, lam: Tensor) -> Tensor:
+def _weights(call: Call) -> Tensor:
     """(M, O, K): a matrix is a kernel with one tap."""
-    O, K = factors.shape[:2]
-    taps = None if weight is None else weight.view(O, K, 1, 1)
-    return merge.kernels_of_rays(taps, factors, lam).view(lam.shape[0], O, K)
+    taps = None if call.weight is None else call.weight[..., None, None]
+    return merge.kernels_of_rays(taps, _one_tap(call.factors), call.lam).view(call.rays, *call.factors.shape)
 
 
-def merged_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, factors: Factors, lam: Tensor, shared: bool
-) -> Tensor:
-    rays = lam.shape[0]
-    O = factors.shape[0]
-    per_ray = x.expand(rays, *x.shape) if shared else x.reshape(rays, x.shape[0] // rays, x.shape[1])
-    weights = _merged(weight, factors, lam).transpose(1, 2)
-    if bias is None:
-        return torch.bmm(per_ray, weights).view(-1, O)
-    return torch.baddbmm(bias.view(-1, 1, O), per_ray, weights).view(-1, O)
+def _rows(call: Call) -> Tensor:
+    """x as (M, n, K), a view where it can be one."""
+    if call.shared:
+        return call.x.expand(call.rays, *call.x.shape)
+    return call.x.reshape(call.rays, call.n, call.x.shape[1])
 
 
-def merged_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
-    rays = lam.shape[0]
-    n, O, K = grad.shape[0] // rays, grad.shape[1], x.shape[1]
-    per_ray = grad.reshape(rays, n, O)
-    dx = dweight = dfactors = dlam = dbias = None
+def merged_forward(call: Call) -> tuple[Tensor, None]:
+    weights, O = _weights(call).transpose(1, 2), call.outputs
+    if call.bias is None:
+        return torch.bmm(_rows(call), weights).view(-1, O), None
+    return torch.baddbmm(call.bias.view(-1, 1, O), _rows(call), weights).view(-1, O), None
+
+
+def merged_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    rays, n, (O, K) = call.rays, call.n, call.factors.shape
+    by_ray = grad.reshape(rays, n, O)
+    dx: Tensor | None = None
     if needs.x:
-        weights = _merged(weight, factors, lam)
-        if shared:  # the sum over rays is part of one product's reduction
-            dx = per_ray.transpose(0, 1).reshape(n, rays * O) @ weights.view(rays * O, K)
+        weights = _weights(call)
+        if call.shared:  # the sum over rays is part of one product's reduction
+            dx = by_ray.transpose(0, 1).reshape(n, rays * O) @ weights.view(rays * O, K)
         else:
-            dx = torch.bmm(per_ray, weights).view(rays * n, K)
-    if needs.weight or needs.factors or needs.lam:
-        rows = x.expand(rays, n, K) if shared else x.reshape(rays, n, K)
-        gradients = _wide_bmm(per_ray.transpose(1, 2), rows)
-        each = needs.factors or needs.lam
-        if each and isinstance(factors, LowRank) and merge_pull.fits(factors, x.device):
-            partial = gradients.view(rays, 1, O * K)
-            dweight, pulled, dlam = merge_pull.run(factors, partial, lam, weight=needs.weight)
-            dweight = None if dweight is None else dweight.view(O, K)
-            dfactors, dlam = (pulled if needs.factors else None), (dlam if needs.lam else None)
-        else:
-            if needs.weight:
-                dweight = gradients.sum(0).to(x.dtype)
-            if each:
-                dfactors, dlam = merge.pull_back(factors, gradients.view(rays, O, K, 1, 1), lam, needs)
-                if dfactors is not None and isinstance(factors, Dense):
-                    dfactors = [dfactors[0].view(-1, O, K)]
-    if needs.bias:
-        empty = grad.new_zeros(O if bias_dims == 1 else (rays, O))
-        dbias = linear_sums.bias(grad, rays, bias_dims) if grad.numel() else empty
-    return dx, dweight, dbias, dfactors, dlam
+            dx = torch.bmm(by_ray, weights).view(rays * n, K)
+    found = Gradients()
+    if needs.weights:
+        gradients = _wide_bmm(by_ray.transpose(1, 2), _rows(call))
+
+        def sums(each: bool, total: bool) -> tuple[Tensor | None, Tensor | None]:
+            return gradients.view(rays, O, K, 1, 1) if each else None, gradients.sum(0).to(call.x.dtype) if total else None
+
+        found = merge_pull.pull(_one_tap(call.factors), gradients.view(rays, 1, O * K), call.lam, needs, sums)
+        shapes = [t.shape for t in call.factors.given]
+        dweight = None if found.weight is None else found.weight.view(O, K)
+        factors = None if found.factors is None else [f.view(s) for f, s in zip(found.factors, shapes, strict=True)]
+        found = found._replace(weight=dweight, factors=factors)
+    dbias = linear_sums.bias(grad, rays, call.bias_dims) if needs.bias else None
+    return found._replace(x=dx, bias=dbias)
 
 
 def _wide_bmm(a: Tensor, b: Tensor) -> Tensor:

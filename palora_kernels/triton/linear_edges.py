@@ -7,14 +7,17 @@ compile to other code than the large round sizes that the files of the kernels l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
-from palora_kernels.eager.factors import Needs
+from palora_kernels.call import Call, Needs
+from palora_kernels.factors import Dense, LowRank
+from palora_kernels.plans import ALGORITHMS
 from palora_kernels.triton import configs
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import Launch, recording
-from palora_kernels.triton.linear import DENSE, LOW_RANK
+from palora_kernels.triton.linear import PLANS
 from palora_kernels.triton.listing import META, variant
 
 _WITHOUT_PRODUCTS = ("linear_over_rays", "linear_bias", "linear_lam", "add_splits")
@@ -26,12 +29,12 @@ def _launches(M: int, n: int, K: int, O: int, T: int, r: int, shared: bool) -> l
     weight, bias, lam = x.new_empty(O, K), x.new_empty(M, O), torch.empty(M, T, device=META)
     A, B, D, grad = x.new_empty(T, O, r), x.new_empty(T, r, K), x.new_empty(T, O, K), x.new_empty(M * n, O)
     with recording() as launches:
-        for forward, backward in LOW_RANK.values():
-            _, S = forward(x, weight, bias, A, B, lam, shared)
-            backward(grad, x, weight, A, B, lam, S, 2, shared, _EVERYTHING)
-        for forward, backward in DENSE.values():
-            forward(x, weight, bias, D, lam, shared)
-            backward(grad, x, weight, D, lam, 1, shared, _EVERYTHING)
+        for op, factors in (("linear", LowRank(A, B, (O, K))), ("linear_delta", Dense(D))):
+            call = Call(x, weight, bias, factors, lam, shared, 2)
+            for algorithm in ALGORITHMS[op]:
+                forward, backward = PLANS[algorithm]
+                _, S = forward(call)
+                backward(replace(call, bias=None), grad, S, _EVERYTHING)
     return launches
 
 

@@ -1,4 +1,4 @@
-"""The plan ``persistent`` of `linear`: one product for the base and the adapters, read by TMA; else the library's.
+"""The plan ``persistent`` of linear layers: one product for the base and the adapters, read by TMA; else the library's.
 
     S  = X B^T        a product of R columns         U0 = G A
     L, Q; U           one launch, `linear_extend`
@@ -13,17 +13,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.factors import Needs
-from palora_kernels.eager.linear import Gradients
-from palora_kernels.triton import configs, linear_extend, linear_persistent, linear_sums
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.eager.linear import in_side
+from palora_kernels.triton import configs, linear_extend, linear_library, linear_persistent, linear_sums
 from palora_kernels.triton.linear_persistent import describable
 
 _MOST_BIASES = 64  # columns of ones, at most; a bias for each of more rays is the library's to add
 
 
-def _serves(rows: Tensor, weight: Tensor | None, R: int, biases: int, shared: bool) -> bool:
+def _serves(call: Call, rows: Tensor, biases: int) -> bool:
     """Whether the kernel can read the layouts of this call; ``rows`` are those of X or of G."""
-    if weight is None or shared or R == 0 or biases > _MOST_BIASES:
+    weight = call.weight
+    if weight is None or call.shared or call.low_rank.columns == 0 or biases > _MOST_BIASES:
         return False
     if not configs.copies_tiles(configs.target_of(rows.device)):
         return False
@@ -31,55 +32,42 @@ def _serves(rows: Tensor, weight: Tensor | None, R: int, biases: int, shared: bo
     return O % 8 == 0 and K % 8 == 0 and describable(rows, weight)
 
 
-def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
-) -> tuple[Tensor, Tensor] | None:
-    """Y (M*n, O) and S = X B^T (M*n, R), which the backward needs; None where the kernel does not serve the call."""
-    R = B.shape[0] * B.shape[1]
+def forward(call: Call) -> tuple[Tensor, Tensor]:
+    """S is X B^T (M*n, R)."""
+    x, weight, bias = call.x, call.weight, call.bias
     biases = 0 if bias is None else bias.shape[0] if bias.dim() == 2 else 1
-    if weight is None or not _serves(x, weight, R, biases, shared):
-        return None
-    S = torch.mm(x, B.reshape(R, -1).t())
-    left, right = linear_extend.run(S, lam, A, bias, biases)
+    if weight is None or not _serves(call, x, biases):
+        return linear_library.forward(call)
+    S = torch.mm(x, in_side(call).t())
+    left, right = linear_extend.run(S, call.lam, call.low_rank.given[0], bias, biases)
     return linear_persistent.run(x, weight, left, right, along_k=True), S
 
 
-def backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    lam: Tensor,
-    S: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients | None:
-    """As `linear.factored_backward`; None where the kernel does not serve the call."""
+def backward(call: Call, grad: Tensor, S: Tensor, needs: Needs) -> Gradients:
+    x, weight, lam, rays = call.x, call.weight, call.lam, call.rays
+    A, B = call.low_rank.given
     T, O, r = A.shape
-    R, rays = T * r, lam.shape[0]
-    biases = (0, 1, rays)[bias_dims] if needs.bias else 0
-    grad = grad if describable(grad) else grad.clone(memory_format=torch.contiguous_format)
-    into = B.reshape(R, -1)
-    if weight is None or not _serves(grad, weight, R, biases, shared) or not describable(into):
-        return None
+    R, biases = T * r, (0, 1, rays)[call.bias_dims] if needs.bias else 0
+    rows = grad if describable(grad) else grad.clone(memory_format=torch.contiguous_format)
+    into = in_side(call)
+    if weight is None or not _serves(call, rows, biases) or not describable(into):
+        return linear_library.backward(call, grad, S, needs)
     dx = dweight = dbias = dA = dB = dlam = None
     left, right = linear_extend.run(S, lam, A, None, biases)
     if needs.x or needs.factors or needs.lam:
-        U0 = torch.mm(grad, right[:, :R])
+        U0 = torch.mm(rows, right[:, :R])
         if needs.x or needs.factors:
             U = linear_extend.rows(U0, lam)
         if needs.x:
-            dx = linear_persistent.run(grad, weight, U, into, along_k=False)
+            dx = linear_persistent.run(rows, weight, U, into, along_k=False)
         if needs.factors:
             dB = torch.mm(U[:, :R].t(), x).view(B.shape)
         if needs.lam:
             dlam = linear_sums.lam(S, U0, rays, T, shared=False)
     if needs.weight:
-        dweight = torch.mm(grad.t(), x)
+        dweight = torch.mm(rows.t(), x)
     if needs.factors or needs.bias:
-        sums = torch.mm(left.t(), grad)
+        sums = torch.mm(left.t(), rows)
         dA = sums[:R].view(T, r, O).transpose(1, 2).contiguous() if needs.factors else None
-        dbias = sums[R : R + biases].view((O,) if bias_dims == 1 else (rays, O)) if needs.bias else None
-    return dx, dweight, dbias, None if dA is None or dB is None else [dA, dB], dlam
+        dbias = sums[R : R + biases].view((O,) if call.bias_dims == 1 else (rays, O)) if needs.bias else None
+    return Gradients(dx, dweight, dbias, None if dA is None or dB is None else [dA, dB], dlam)

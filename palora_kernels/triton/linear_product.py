@@ -24,7 +24,7 @@ from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, variants_of
 from palora_kernels.triton.operands import (
-    Factor,
+    Adapters,
     alignment,
     in_side,
     out_side,
@@ -204,21 +204,20 @@ def run(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    into: Factor,
-    out: Factor,
-    lam: Tensor,
+    adapters: Adapters,
     s: Tensor | None,
     y: Tensor,
     *,
-    n: int,
     s_from: str,
     shared: bool = False,
 ) -> None:
     """Fill y (rows, O), or (M*rows, O) if ``shared``; weight is (O, K) with any strides. See `linear_product`."""
     rows, K = x.shape
-    O, R, rays = y.shape[1], into.columns, lam.shape[0]
+    into, lam = adapters.into, adapters.lam
+    O, R = y.shape[1], into.columns
     BR = min(padded(R), widest(x.dtype))
     tile = choose(x, weight, rows, O, K, BR, one=not shared and s_from != "rays")
+    w_in, w_out = (1, 1) if weight is None else (run_alignment(*weight.stride()[::-1]), run_alignment(*weight.stride()))
     launch(
         linear_product,
         triton.cdiv(rows, tile.rows) * triton.cdiv(O, tile.columns),
@@ -228,7 +227,7 @@ def run(
         w_ptr=weight,
         bias_ptr=bias,
         into_ptr=into.tensor,
-        out_ptr=out.tensor,
+        out_ptr=adapters.out.tensor,
         lam_ptr=lam,
         s_ptr=s,
         y_ptr=y,
@@ -237,13 +236,13 @@ def run(
         K=K,
         R=R,
         r=max(into.rank, 1),
-        n=max(n, 1),
-        M=rays,
+        n=max(adapters.n, 1),
+        M=lam.shape[0],
         **strides(x, "x_row", "x_col"),
         **strides(weight, "w_out", "w_in"),
         **bias_strides(bias),
         **into.strides("into"),
-        **out.strides("out"),
+        **adapters.out.strides("out"),
         **strides(lam, "lam_ray", "lam_task"),
         SHARED=shared,
         S_FROM=s_from,
@@ -251,8 +250,8 @@ def run(
         K_ALIGN=alignment(K),
         O_ALIGN=alignment(O),
         X_ALIGN=run_alignment(x.stride(1), x.stride(0)),
-        W_IN_ALIGN=1 if weight is None else run_alignment(weight.stride(1), weight.stride(0)),
-        W_OUT_ALIGN=1 if weight is None else run_alignment(weight.stride(0), weight.stride(1)),
+        W_IN_ALIGN=w_in,
+        W_OUT_ALIGN=w_out,
         INTO_ALIGN=run_alignment(into.column_stride, into.task_stride, into.rank_stride),
         BM=tile.rows,
         BN=tile.columns,
@@ -299,19 +298,19 @@ def variants() -> Iterator[Variant]:
         s = x.new_empty(M * n, R)
         if backward:
             grad = x.new_empty(M * n, O)
-            run(grad, weight.t(), None, out_side(A), in_side(B), lam, s, x, n=n, s_from=s_from)
+            run(grad, weight.t(), None, Adapters(out_side(A), in_side(B), lam, n), s, x, s_from=s_from)
         else:
             y = x.new_empty(M * n, O)
             x = x[:n] if shared else x
             bias = x.new_empty(O)
-            run(x, weight, bias, in_side(B), out_side(A), lam, s, y, n=n, s_from=s_from, shared=shared)
+            run(x, weight, bias, Adapters(in_side(B), out_side(A), lam, n), s, y, s_from=s_from, shared=shared)
 
     def adapters(dtype: torch.dtype) -> None:
         M, n, K, O, T, r = 5, 512, 512, 1024, 2, 8
         S = torch.empty(M * n, T * r, dtype=dtype, device=META)
         A, B, lam = S.new_empty(T, O, r), S.new_empty(T, r, K), torch.empty(M, T, device=META)
         y, bias = S.new_empty(M * n, O), S.new_empty(O)
-        run(S, None, bias, in_side(B), out_side(A), lam, S, y, n=n, s_from="memory")
+        run(S, None, bias, Adapters(in_side(B), out_side(A), lam, n), S, y, s_from="memory")
 
     def tiles(R: int, one: bool) -> Callable[[str, configs.Target], list[configs.Tile]]:
         def listed_for(kind: str, target: configs.Target) -> list[configs.Tile]:

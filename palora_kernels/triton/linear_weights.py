@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from palora_kernels.call import Call
+from palora_kernels.factors import LowRank
 from palora_kernels.triton import configs, reduce
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
@@ -206,21 +208,11 @@ class Wanted:
 
 
 def run(
-    grad: Tensor,
-    common: Tensor,
-    x: Tensor,
-    S: Tensor,
-    U0: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    lam: Tensor,
-    shared: bool,
-    wanted: Wanted,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """(dW, dA, dB, db), None where not wanted. ``common``: grad summed over rays if ``shared``, else grad itself."""
-    tasks, O, r = A.shape
-    rows, K = x.shape
-    R, rays = tasks * r, lam.shape[0]
+    call: Call, grad: Tensor, common: Tensor, S: Tensor, U0: Tensor | None, wanted: Wanted
+) -> tuple[Tensor | None, list[Tensor] | None, Tensor | None]:
+    """(dW, [dA, dB], db), None where not wanted. ``common``: grad summed over rays for a shared x, else grad itself."""
+    x, lam, (A, B) = call.x, call.lam, call.low_rank.given
+    (rows, K), O, R = x.shape, call.outputs, call.low_rank.columns
     dtype = x.dtype
     dW = x.new_empty(O, K) if wanted.weight else None
     dA = x.new_empty(A.shape) if wanted.factors else None
@@ -234,15 +226,10 @@ def run(
     splits = configs.choose_splits(tile, dtype, x.device, O, columns, rows)
     outputs = [dW, dA, dB, db]
     partial = reduce.Partial.of(outputs, splits)
-    o_tiles, k_tiles = triton.cdiv(O, tile.rows), triton.cdiv(K, tile.columns)
-    a_columns = (R if wanted.factors else 0) + (1 if wanted.bias else 0)
-    programs = o_tiles * triton.cdiv(a_columns, BR)
-    programs += o_tiles * k_tiles if wanted.weight else 0
-    programs += triton.cdiv(R, BR) * k_tiles if wanted.factors else 0
     dw_to, da_to, db_to, dbias_to = partial.targets
     launch(
         linear_weights,
-        programs * splits,
+        _programs(tile, O, K, R, BR, wanted) * splits,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         g_ptr=grad,
@@ -256,19 +243,19 @@ def run(
         db_ptr=db_to,
         dbias_ptr=dbias_to,
         rows=rows,
-        n=max(grad.shape[0] // rays, 1),
-        M=rays,
+        n=max(call.n, 1),
+        M=call.rays,
         O=O,
         K=K,
         R=R,
-        r=max(r, 1),
+        r=max(call.low_rank.r, 1),
         **strides(grad, "g_row", "g_col"),
         **strides(common, "common_row", "common_col"),
         **strides(x, "x_row", "x_col"),
         **strides(lam, "lam_ray", "lam_task"),
         splits=splits,
         split_stride=partial.stride,
-        SHARED=shared,
+        SHARED=call.sums_rays,
         K_ALIGN=alignment(K),
         O_ALIGN=alignment(O),
         G_ALIGN=run_alignment(grad.stride(1), grad.stride(0)),
@@ -282,7 +269,15 @@ def run(
         PRECISION=configs.precision(dtype),
     )
     partial.finish()
-    return dW, dA, dB, db
+    return dW, None if dA is None or dB is None else [dA, dB], db
+
+
+def _programs(tile: configs.Tile, O: int, K: int, R: int, BR: int, wanted: Wanted) -> int:
+    o_tiles, k_tiles = triton.cdiv(O, tile.rows), triton.cdiv(K, tile.columns)
+    a_columns = (R if wanted.factors else 0) + (1 if wanted.bias else 0)
+    programs = o_tiles * triton.cdiv(a_columns, BR)
+    programs += o_tiles * k_tiles if wanted.weight else 0
+    return programs + (triton.cdiv(R, BR) * k_tiles if wanted.factors else 0)
 
 
 def variants() -> Iterator[Variant]:
@@ -292,9 +287,10 @@ def variants() -> Iterator[Variant]:
         M, n, K, O, T, r = 5, 512, 512, 1024, 2, 8
         rows = n if shared else M * n
         grad = torch.empty(M * n, O, dtype=dtype, device=META)
-        A, B, lam = grad.new_empty(T, O, r), grad.new_empty(T, r, K), torch.empty(M, T, device=META)
+        factors = LowRank(grad.new_empty(T, O, r), grad.new_empty(T, r, K), (O, K))
         x, S, U0 = grad.new_empty(rows, K), grad.new_empty(rows, T * r), grad.new_empty(M * n, T * r)
-        run(grad, grad[:rows], x, S, U0, A, B, lam, shared, Wanted(weight, True, weight))
+        layer = Call(x, None, None, factors, torch.empty(M, T, device=META), shared, int(weight))
+        run(layer, grad, grad[:rows], S, U0, Wanted(weight, True, weight))
 
     for label, shared, weight in (("stacked", False, True), ("shared", True, True), ("frozen base", False, False)):
         yield from variants_of(

@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
+from palora_kernels.call import Needs
+from palora_kernels.factors import Dense, Factors, LowRank
 from palora_kernels.triton import configs
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.operands import in_side, out_side, padded

@@ -11,7 +11,7 @@ M kernels in float32 are the largest thing here, and a matrix product a gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from palora_kernels.eager.factors import Factors, LowRank
-from palora_kernels.triton import configs
+from palora_kernels.call import Gradients, Needs
+from palora_kernels.factors import Factors, LowRank
+from palora_kernels.triton import configs, merge
 from palora_kernels.triton.catalog import Variant
 from palora_kernels.triton.launch import launch
 from palora_kernels.triton.listing import META, plain_variants
@@ -176,6 +177,21 @@ def run(factors: LowRank, partial: Tensor, lam: Tensor, *, weight: bool) -> tupl
     )
     dfactors = factors.finish([da.sum(0), db.sum(0)])
     return total, dfactors, dlam.sum(0).view(rays, factors.tasks, factors.r).sum(2)
+
+
+# (each, total) -> the gradients of the rays' kernels, (M, O, C/groups, kh, kw) in float32, and their sum over rays.
+Sums = Callable[[bool, bool], tuple[Tensor | None, Tensor | None]]
+
+
+def pull(factors: Factors, partial: Tensor, lam: Tensor, needs: Needs, sums: Sums) -> Gradients:
+    """Those of W, the factors and lam from ``partial`` as `run` takes it; ``sums``: where it does not, what to add."""
+    each = needs.factors or needs.lam
+    if each and isinstance(factors, LowRank) and fits(factors, partial.device):
+        dweight, pulled, dlam = run(factors, partial, lam, weight=needs.weight)
+        return Gradients(None, dweight, None, pulled if needs.factors else None, dlam if needs.lam else None)
+    kernels, dweight = sums(each, needs.weight)
+    dfactors, dlam = (None, None) if kernels is None else merge.pull_back(factors, kernels, lam, needs)
+    return Gradients(None, dweight, None, dfactors, dlam)
 
 
 def variants() -> Iterator[Variant]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from palora_kernels.call import Call
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -39,6 +41,28 @@ def in_side(B: Tensor) -> Factor:
 def out_side(A: Tensor) -> Factor:
     """A (T, O, r)."""
     return Factor(A, A.shape[0], A.shape[2], A.stride(0), A.stride(2), A.stride(1))
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The way from rows to rows through the factors: S = rows into, then (S o Lam) out; ``n`` rows a ray."""
+
+    into: Factor
+    out: Factor
+    lam: Tensor
+    n: int
+
+    @staticmethod
+    def of(call: Call) -> Adapters:
+        """From X to Y."""
+        A, B = call.low_rank.given
+        return Adapters(in_side(B), out_side(A), call.lam, call.n)
+
+    @staticmethod
+    def back(call: Call) -> Adapters:
+        """From G to dX: the roles are swapped, G is projected by A, and B leads back."""
+        A, B = call.low_rank.given
+        return Adapters(out_side(A), in_side(B), call.lam, call.n)
 
 
 def padded(columns: int) -> int:

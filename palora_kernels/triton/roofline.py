@@ -142,18 +142,21 @@ class Called(NamedTuple):
 
 
 def _linear(layer: Layer, rays: int, device: torch.device, algorithm: str | None) -> Called:
-    from palora_kernels import plans
-    from palora_kernels.eager.factors import Needs
-    from palora_kernels.triton.linear import LOW_RANK
+    from palora_kernels import gpu_plans
+    from palora_kernels.call import Call, Needs
+    from palora_kernels.factors import LowRank
+    from palora_kernels.sizes import Sizes
+    from palora_kernels.triton.linear import PLANS
 
     n, K, O, T, r = layer.n, layer.inputs, layer.outputs, layer.tasks, layer.rank
     R, shared = T * r, layer.shared
-    name = algorithm or plans.linear(rays, n, K, O, R, shared, "triton")
+    name = algorithm or gpu_plans.linear(Sizes("triton", rays, n, K, O, R, T + 1, shared), exact=False)
     make = _maker(device)
     rows = n if shared else rays * n
     x, W, b, A, B, G = make(rows, K), make(O, K), make(O), make(T, O, r), make(T, r, K), make(rays * n, O)
     lam = make(rays, T, dtype=torch.float32)
-    forward, backward = LOW_RANK[name]
+    forward, backward = PLANS[name]
+    call = Call(x, W, b, LowRank(A, B, (O, K)), lam, shared, 1)
     needs = Needs(x=not shared, weight=True, bias=True, factors=True, lam=True)
     S = make(rows, R)
     product, narrow = 2.0 * rows * K * O, 2.0 * rows * R * (K + O)
@@ -173,8 +176,8 @@ def _linear(layer: Layer, rays: int, device: torch.device, algorithm: str | None
         of_plan = _merging(stages, W, A, B, lam, R)
     return Called(
         name,
-        lambda: forward(x, W, b, A, B, lam, shared),
-        lambda: backward(G, x, W, A, B, lam, S, 1, shared, needs),
+        lambda: forward(call),
+        lambda: backward(call, G, S, needs),
         stages,
         of_plan,
     )
@@ -200,9 +203,9 @@ def _merging(
 
 
 def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) -> Called:
-    from palora_kernels.eager.conv import Geometry
-    from palora_kernels.eager.factors import LowRank, Needs
-    from palora_kernels.triton.conv import CONV
+    from palora_kernels.call import Call, Geometry, Needs
+    from palora_kernels.factors import LowRank
+    from palora_kernels.triton.conv import PLANS
 
     (kh, kw), (H, Wd), C, O, T, shared = (
         layer.kernel,
@@ -224,7 +227,8 @@ def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) 
     # The other plans leave the convolution to cuDNN; whether its kernels move the least is not ours to say.
     name = algorithm or "merged"
     y = make(rays * layer.n, O, out_h, out_w).to(memory_format=torch.channels_last)
-    forward, backward = CONV[name]
+    forward, backward = PLANS[name]
+    call = Call(x, weight, b, factors, lam, shared, 1, geometry, torch.channels_last)
     needs = Needs(x=not shared, weight=True, bias=True, factors=True, lam=True)
     product = (
         2.0 * min(rays, T + 1) * layer.n * positions * K * O if shared else 2.0 * rays * layer.n * positions * K * O
@@ -234,14 +238,13 @@ def _conv(layer: Layer, rays: int, device: torch.device, algorithm: str | None) 
     if not shared:
         stages.append((_bytes(y, x) + parameters, product))
     stages.append((_bytes(y, x, b) + 2 * parameters - _bytes(weight), product))
-    last = torch.channels_last
     of_plan = stages[:1], stages[1:]
     if name == "merged":
         of_plan = _merging(stages, weight, A, B, lam, T * layer.rank * kh)
     return Called(
         name,
-        lambda: forward(x, weight, b, factors, lam, shared, geometry, last),
-        lambda: backward(y, x, weight, factors, lam, 1, shared, needs, geometry, last),
+        lambda: forward(call),
+        lambda: backward(call, y, None, needs),
         stages,
         of_plan,
     )

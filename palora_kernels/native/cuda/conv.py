@@ -1,4 +1,4 @@
-"""The CUDA plans of `conv2d` and `conv2d_delta`: ``merged``, and the tables of all.
+"""The CUDA plans of convolutions: ``merged``, and the tables of all.
 
 Convolutions are cuDNN's, through torch. All kernels of the rays are merged in one launch; where the rays share their
 input, one convolution with M*O filters serves them all.
@@ -9,17 +9,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry, _bias_of, _empty, _place, _ray
-from palora_kernels.eager.factors import Factors, Needs
-from palora_kernels.eager.linear import Gradients
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.eager.conv import place
 from palora_kernels.native.cuda.conv_basis import basis_backward, basis_forward
 from palora_kernels.native.cuda.conv_factored import factored_backward, factored_forward
 from palora_kernels.native.cuda.factors import Merging
 from palora_kernels.native.cuda.maps import Layout
 
 
-def _kernels(merging: Merging, weight: Tensor | None) -> list[Tensor]:
-    return [merging.shaped(flat) for flat in merging.weights(weight)]
+def _kernels(merging: Merging) -> list[Tensor]:
+    return [merging.shaped(flat) for flat in merging.weights()]
 
 
 def _rays_last(flat: Tensor, rays: int, layout: Layout) -> Tensor:
@@ -38,79 +37,50 @@ def _rays_first(flat: Tensor, rays: int, layout: Layout) -> Tensor:
     return flat.view(n, rays, a // rays, b).transpose(0, 1).reshape(rays * n, a // rays, b)
 
 
-def _in_one(rays: int, shared: bool, conv: Geometry) -> bool:
-    return shared and rays > 1 and conv.groups == 1
+def _in_one(call: Call) -> bool:
+    return call.sums_rays and call.geometry.groups == 1
 
 
-def merged_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    rays = lam.shape[0]
-    x = x.contiguous(memory_format=layout)
-    kernels = _kernels(Merging(factors, lam, layout), weight)
-    if _in_one(rays, shared, conv):
-        common = None if bias is None else bias.expand(rays, -1).reshape(-1)
-        y = conv.forward(x, torch.cat(kernels).contiguous(memory_format=layout), common)
-        kind = Layout(layout)
-        return kind.maps(_rays_first(kind.flat(y), rays, kind), (y.shape[2], y.shape[3]))
+def merged_forward(call: Call) -> tuple[Tensor, None]:
+    rays, conv, kernels = call.rays, call.geometry, _kernels(Merging(call))
+    if _in_one(call):
+        common = None if call.bias is None else call.bias.expand(rays, -1).reshape(-1)
+        y, kind = conv.forward(call.x, call.dense(torch.cat(kernels)), common), Layout(call.layout)
+        return kind.maps(_rays_first(kind.flat(y), rays, kind), (y.shape[2], y.shape[3])), None
     if rays == 1:
-        return conv.forward(x, kernels[0], _bias_of(bias, 0)).contiguous(memory_format=layout)
-    n = x.shape[0] if shared else x.shape[0] // rays
-    size = conv.output_size(x, factors.shape[2:])  # type: ignore[arg-type]
-    y = _empty(x, [rays * n, factors.shape[0], *size], layout)
+        return call.dense(conv.forward(call.x, kernels[0], call.bias_of(0))), None
+    y = call.empty([call.samples, call.outputs, *call.output_size])
     for m, kernel in enumerate(kernels):
-        _ray(y, m, rays).copy_(conv.forward(_ray(x, m, rays, shared), kernel, _bias_of(bias, m)))
-    return y
+        call.rows(y, m).copy_(conv.forward(call.inputs(call.x, m), kernel, call.bias_of(m)))
+    return y, None
 
 
-def merged_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    rays, kind = lam.shape[0], Layout(layout)
-    grad, x = grad.contiguous(memory_format=layout), x.contiguous(memory_format=layout)
-    merging = Merging(factors, lam, layout)
-    kernels = _kernels(merging, weight)
-    wanted = needs.weight or needs.factors or needs.lam
+def merged_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    rays, kind, merging = call.rays, Layout(call.layout), Merging(call)
+    kernels = _kernels(merging)
     dx: Tensor | None = None
     grads: list[Tensor] = []
-    if _in_one(rays, shared, conv):
+    if _in_one(call):
         flat = _rays_last(kind.flat(grad), rays, kind)
-        stacked, kernel = kind.maps(flat, (grad.shape[2], grad.shape[3])), torch.cat(kernels)
-        dx, dkernel, _ = conv.backward(stacked, x, kernel.contiguous(memory_format=layout), needs.x, wanted)
-        grads = list(dkernel.chunk(rays)) if wanted else []
-    elif needs.x or wanted:
+        stacked, kernel = kind.maps(flat, (grad.shape[2], grad.shape[3])), call.dense(torch.cat(kernels))
+        dx, dkernel, _ = call.geometry.backward(stacked, call.x, kernel, needs.x, needs.weights)
+        grads = list(dkernel.chunk(rays)) if needs.weights else []
+    elif needs.x or needs.weights:
         for m, kernel in enumerate(kernels):
-            rows = _ray(x, m, rays, shared)
-            dx_m, dkernel, _ = conv.backward(_ray(grad, m, rays), rows, kernel, needs.x, wanted)
+            dx_m, dkernel, _ = call.geometry.backward(
+                call.rows(grad, m), call.inputs(call.x, m), kernel, needs.x, needs.weights
+            )
             if needs.x:
-                dx = _place(dx, dx_m, x, m, rays, shared, layout)
+                dx = place(call, dx, dx_m, m)
             grads.append(dkernel)
-    dweight = dbias = dlam = None
-    dfactors: list[Tensor] | None = None
-    if wanted:
-        dweight, dfactors, dlam = merging.pull(torch.stack([merging.flat(g) for g in grads]), needs)
-    if needs.bias:
-        dbias = kind.bias_gradient(kind.flat(grad), rays, bias_dims)
-    return dx if needs.x else None, dweight, dbias, dfactors, dlam
+    dbias = kind.bias_gradient(kind.flat(grad), rays, call.bias_dims) if needs.bias else None
+    dx = dx if needs.x else None
+    if not needs.weights:
+        return Gradients(dx, bias=dbias)
+    return merging.pull(torch.stack([merging.flat(g) for g in grads]), needs)._replace(x=dx, bias=dbias)
 
 
-CONV = {
+PLANS = {
     "merged": (merged_forward, merged_backward),
     "basis": (basis_forward, basis_backward),
     "factored": (factored_forward, factored_backward),

@@ -8,127 +8,90 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import Factors, Needs
-from palora_kernels.eager.linear import Gradients, _coefficients
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.eager.linear import coefficients, elements
 from palora_kernels.native.cuda import ops
 from palora_kernels.native.cuda.maps import Layout
 from palora_kernels.reference import opmath_dtype
 
 
-def _convolve(
-    x: Tensor, kernels: Tensor, bias: Tensor | None, conv: Geometry, kind: Layout, groups: int
-) -> tuple[Tensor, tuple[int, int]]:
-    """kernels (E, O, C, kh, kw) -> E maps as (groups, E, rows, columns) and their size; ``bias`` goes to the first."""
+def _groups(call: Call) -> int:
+    return 1 if call.shared else call.rays
+
+
+def _convolve(call: Call, kernels: Tensor, bias: Tensor | None, kind: Layout) -> Tensor:
+    """kernels (E, O, C, kh, kw) -> E maps as (groups, E, rows, columns); ``bias`` goes to the first."""
     E, O = kernels.shape[:2]
-    if conv.groups == 1:
+    if call.geometry.groups == 1:
         common = None if bias is None else torch.cat([bias, bias.new_zeros((E - 1) * O)])
-        z = conv.forward(x, kernels.flatten(0, 1).contiguous(memory_format=kind.format), common)
-        return kind.elements(kind.flat(z), groups, E), (z.shape[2], z.shape[3])
+        z = call.geometry.forward(call.x, call.dense(kernels.flatten(0, 1)), common)
+        return kind.elements(kind.flat(z), _groups(call), E)
     maps = [
-        conv.forward(x, kernel.contiguous(memory_format=kind.format), bias if e == 0 else None)
-        for e, kernel in enumerate(kernels)
+        call.geometry.forward(call.x, call.dense(kernel), bias if e == 0 else None) for e, kernel in enumerate(kernels)
     ]
-    z = torch.stack([kind.rays(kind.flat(z), groups) for z in maps], dim=1)
-    return z, (maps[0].shape[2], maps[0].shape[3])
+    return torch.stack([kind.rays(kind.flat(z), _groups(call)) for z in maps], dim=1)
 
 
-def basis_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    rays, O, kind = lam.shape[0], factors.shape[0], Layout(layout)
-    x = x.contiguous(memory_format=layout)
-    kernels = factors.deltas() if weight is None else torch.cat([weight[None], factors.deltas()])
-    c = _coefficients(weight, lam, opmath_dtype(x.dtype))  # (M, E)
-    common = bias if bias is not None and bias.dim() == 1 and weight is not None else None
-    z, size = _convolve(x, kernels, common, conv, kind, 1 if shared else rays)
-    samples = x.shape[0] * (rays if shared else 1)
-    flat = kind.new(x, samples, O, size[0] * size[1])
-    out = kind.rays(flat, rays)[None] if shared else kind.rays(flat, rays)[:, None]
-    rest = bias if common is None else None
+def basis_forward(call: Call) -> tuple[Tensor, None]:
+    rays, O, kind = call.rays, call.outputs, Layout(call.layout)
+    c = coefficients(call, opmath_dtype(call.x.dtype))  # (M, E)
+    common = call.common_bias if call.weight is not None else None
+    z = _convolve(call, elements(call), common, kind)
+    height, width = call.output_size
+    flat = kind.new(call.x, call.samples, O, height * width)
+    out = kind.rays(flat, rays)[None] if call.shared else kind.rays(flat, rays)[:, None]
+    rest = call.bias if common is None else None
     by_column: Tensor | None = None
     if rest is not None and kind.last:
         rest = rest.view(-1, 1, O)
-        by_column = rest[None] if shared else rest[:, None]
-    ops.combine(out, z, c[None] if shared else c[:, None], bias=by_column)
-    y = kind.maps(flat, size)
+        by_column = rest[None] if call.shared else rest[:, None]
+    ops.combine(out, z, c[None] if call.shared else c[:, None], bias=by_column)
+    y = kind.maps(flat, (height, width))
     if rest is not None and not kind.last:
-        y.unflatten(0, (rays, samples // rays)).add_(rest.view(-1, 1, O, 1, 1))
-    return y
+        call.by_ray(y).add_(rest.view(-1, 1, O, 1, 1))
+    return y, None
 
 
-def basis_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    rays, kind = lam.shape[0], Layout(layout)
-    x, flat = x.contiguous(memory_format=layout), kind.flat(grad)
+def basis_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    rays, kind = call.rays, Layout(call.layout)
+    flat = kind.flat(grad)
     dx = dweight = dlam = None
     dfactors: list[Tensor] | None = None
     if needs.x or needs.weight or needs.factors:
-        dx, dkernels = _pull_combination(flat, grad, x, weight, factors, lam, shared, needs, conv, kind)
-        first = 0 if weight is None else 1
+        dx, dkernels = _pull_combination(call, flat, (grad.shape[2], grad.shape[3]), needs, kind)
         dweight = dkernels[0].contiguous() if needs.weight else None
         if needs.factors:
-            into = factors.new_gradients()
-            factors.pull_deltas(torch.stack(dkernels[first:]), into)
-            dfactors = factors.finish(into)
+            dfactors = call.factors.pull_deltas(torch.stack(dkernels[-call.factors.tasks :]))
     if needs.lam:
-        z, _ = _convolve(x, factors.deltas(), None, conv, kind, 1 if shared else rays)
-        dlam = ops.dots(kind.rays(flat, rays), z)
-    dbias = kind.bias_gradient(flat, rays, bias_dims) if needs.bias else None
-    return dx, dweight, dbias, dfactors, dlam
+        dlam = ops.dots(kind.rays(flat, rays), _convolve(call, call.factors.deltas(), None, kind))
+    dbias = kind.bias_gradient(flat, rays, call.bias_dims) if needs.bias else None
+    return Gradients(dx, dweight, dbias, dfactors, dlam)
 
 
 def _pull_combination(
-    flat: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    kind: Layout,
+    call: Call, flat: Tensor, size: tuple[int, int], needs: Needs, kind: Layout
 ) -> tuple[Tensor | None, list[Tensor]]:
     """dX and the gradients of the E kernels, from E combinations of the rays' gradients."""
-    rays, (O, size) = lam.shape[0], (grad.shape[1], (grad.shape[2], grad.shape[3]))
-    kernels = factors.deltas() if weight is None else torch.cat([weight[None], factors.deltas()])
-    E, groups = kernels.shape[0], 1 if shared else rays
-    c = _coefficients(weight, lam, opmath_dtype(x.dtype))
-    c = c.t()[None] if shared else c[:, :, None]
-    g = kind.rays(flat, rays)[None] if shared else kind.rays(flat, rays)[:, None]
+    x, rays, O, kernels, groups = call.x, call.rays, call.outputs, elements(call), _groups(call)
+    E, conv = kernels.shape[0], call.geometry
+    c = coefficients(call, opmath_dtype(x.dtype))
+    c = c.t()[None] if call.shared else c[:, :, None]
+    g = kind.rays(flat, rays)[None] if call.shared else kind.rays(flat, rays)[:, None]
     want_kernel = needs.weight or needs.factors
     positions = size[0] * size[1]
     if conv.groups == 1:
         gz = kind.new(x, x.shape[0], E * O, positions)
         ops.combine(kind.elements(gz, groups, E), g, c)
-        kernel = kernels.flatten(0, 1).contiguous(memory_format=kind.format)
-        dx, dkernel, _ = conv.backward(kind.maps(gz, size), x, kernel, needs.x, want_kernel)
+        dx, dkernel, _ = conv.backward(
+            kind.maps(gz, size), x, call.dense(kernels.flatten(0, 1)), needs.x, want_kernel
+        )
         return (dx if needs.x else None), list(dkernel.chunk(E)) if want_kernel else []
-    parts = [kind.new(x, x.shape[0], O, positions) for _ in range(E)]
     total: Tensor | None = None
     dkernels = []
-    for e, part in enumerate(parts):
+    for e in range(E):
+        part = kind.new(x, x.shape[0], O, positions)
         ops.combine(kind.rays(part, groups)[:, None], g, c[:, e : e + 1])
-        kernel = kernels[e].contiguous(memory_format=kind.format)
-        dx, dkernel, _ = conv.backward(kind.maps(part, size), x, kernel, needs.x, want_kernel)
+        dx, dkernel, _ = conv.backward(kind.maps(part, size), x, call.dense(kernels[e]), needs.x, want_kernel)
         if needs.x:
             total = dx if total is None else total.add_(dx)
         dkernels.append(dkernel)

@@ -9,126 +9,96 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import Factors, LowRank, Needs
-from palora_kernels.eager.linear import Gradients
+from palora_kernels.call import POINT, Call, Gradients, Needs
+from palora_kernels.eager.conv import appended, filters
 from palora_kernels.native.cuda import ops
 from palora_kernels.native.cuda.maps import Layout
 
 PACK = 8  # filters: 16 bytes or more in every dtype
 
 
-def _filters(factors: LowRank) -> Tensor:
-    """B as (R, C, kh, kw)."""
-    return factors.B.view(-1, *factors.shape[1:]).to(factors.dtype)
-
-
-def _appended(weight: Tensor | None, factors: LowRank, kind: Layout) -> Tensor:
+def _packed(call: Call, kind: Layout) -> Tensor:
     """[W; B; 0]."""
-    parts = [_filters(factors)] if weight is None else [weight, _filters(factors)]
-    count = sum(part.shape[0] for part in parts)
-    if kind.last and count % PACK:
-        parts.append(parts[0].new_zeros(PACK - count % PACK, *factors.shape[1:]))
-    return torch.cat(parts).contiguous(memory_format=kind.format)
+    kernel = appended(call.weight, call)
+    if kind.last and kernel.shape[0] % PACK:
+        kernel = torch.cat([kernel, kernel.new_zeros(PACK - kernel.shape[0] % PACK, *kernel.shape[1:])])
+    return call.dense(kernel)
 
 
-def factored_forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    shared: bool,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Tensor:
-    assert isinstance(factors, LowRank)
-    rays, O, T, r = lam.shape[0], factors.shape[0], factors.tasks, factors.r
-    kind = Layout(layout)
-    out = conv.forward(x.contiguous(memory_format=layout), _appended(weight, factors, kind), None)
+def factored_forward(call: Call) -> tuple[Tensor, None]:
+    x, O, T, r, kind = call.x, call.outputs, call.low_rank.tasks, call.low_rank.r, Layout(call.layout)
+    out = call.geometry.forward(x, _packed(call, kind), None)
     size, flat = (out.shape[2], out.shape[3]), kind.flat(out)
-    first = 0 if weight is None else O
-    base = None if weight is None else kind.channels(flat, 0, O)
+    first = 0 if call.weight is None else O
+    base = None if call.weight is None else kind.channels(flat, 0, O)
     S = kind.channels(flat, first, first + T * r)
-    A = factors.A.to(factors.dtype).view(O, T, r).transpose(0, 1)[None]  # (1, T, O, r)
+    A, bias = call.low_rank.given[0][None], call.bias  # (1, T, O, r)
     P, positions = x.shape[0], size[0] * size[1]
-    samples = P * (rays if shared else 1)
-    y = kind.new(x, samples, O, positions)
+    y = kind.new(x, call.samples, O, positions)
     if kind.last:
-        copies = rays if shared else 1
         ops.update(
-            y.view(copies, P * positions, O),
+            y.view(call.samples // P, P * positions, O),
             S.reshape(P * positions, T, r).transpose(0, 1)[None],
             A,
-            lam,
+            call.lam,
             base=None if base is None else base.reshape(1, P * positions, O),
             bias=None if bias is None else bias.view(-1, 1, O),
-            rows_per_ray=P * positions if shared else P // rays * positions,
+            rows_per_ray=call.n * positions,
         )
     else:
         ops.update(
             y,
             A,
             S.unflatten(1, (T, r)).transpose(2, 3),
-            lam,
+            call.lam,
             base=base,
             bias=None if bias is None else bias.view(-1, O, 1),
-            batches_per_ray=samples // rays,
+            batches_per_ray=call.n,
         )
-    return kind.maps(y, size)
+    return kind.maps(y, size), None
 
 
-def factored_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-    conv: Geometry,
-    layout: torch.memory_format,
-) -> Gradients:
-    assert isinstance(factors, LowRank)
-    rays, O, T, r = lam.shape[0], factors.shape[0], factors.tasks, factors.r
-    kind, over_rays = Layout(layout), shared and rays > 1
-    x, grad = x.contiguous(memory_format=layout), grad.contiguous(memory_format=layout)
+def factored_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    x, factors, rays, O, kind = call.x, call.low_rank, call.rays, call.outputs, Layout(call.layout)
+    R, first = factors.columns, 0 if call.weight is None else O
     flat, size = kind.flat(grad), (grad.shape[2], grad.shape[3])
     A = factors.A.to(factors.dtype)  # (O, R)
     U0 = flat @ A if kind.last else A.t() @ flat
-    dx = dweight = dbias = dlam = None
+    dx = dweight = dB = dlam = None
     dfactors: list[Tensor] | None = None
-    dB: Tensor | None = None
     if needs.x or needs.weight or needs.factors:
-        U = kind.weighed(U0, lam, x.shape[0], over_rays)
-        kernel = _appended(weight, factors, kind)
-        columns = [U] if weight is None else [ops.sum_over_rays(flat, rays) if over_rays else flat, U]
-        used = sum(c.shape[2 if kind.last else 1] for c in columns)
-        if kernel.shape[0] > used:
-            columns.append(kind.new(x, x.shape[0], kernel.shape[0] - used, U.shape[1]).zero_())
-        stacked = kind.maps(torch.cat(columns, dim=2 if kind.last else 1), size)
-        dx, dkernel, _ = conv.backward(stacked, x, kernel, needs.x, needs.weight or needs.factors)
-        first = 0 if weight is None else O
+        kernel = _packed(call, kind)
+        stacked = _stacked(call, flat, kind.weighed(U0, call.lam, x.shape[0], call.sums_rays), kernel.shape[0], kind)
+        want_kernel = needs.weight or needs.factors
+        dx, dkernel, _ = call.geometry.backward(kind.maps(stacked, size), x, kernel, needs.x, want_kernel)
         dweight = dkernel[:first].contiguous() if needs.weight else None
-        dB = dkernel[first : first + T * r] if needs.factors else None
+        dB = dkernel[first : first + R] if needs.factors else None
     if needs.factors or needs.lam:
-        filters = _filters(factors).contiguous(memory_format=layout)
-        S = kind.flat(conv.forward(x, filters, None))  # convolved again, not kept
+        maps = kind.flat(call.geometry.forward(x, call.dense(filters(call)), None))  # S, computed again, not kept
         if dB is not None:
-            dA = _gradient_of_A(flat, kind.weighed(S, lam, grad.shape[0]), kind, size)
-            dfactors = factors.finish([dA.to(factors.A.dtype).contiguous(), dB.to(factors.B.dtype).reshape(T * r, -1)])
+            dA = _gradient_of_A(flat, kind.weighed(maps, call.lam, grad.shape[0]), kind, size)
+            dfactors = factors.finish([dA.contiguous(), dB.flatten(1)])
         if needs.lam:
-            dlam = kind.channel_sums(U0, rays, S).view(rays, T, r).sum(2)
-    if needs.bias:
-        dbias = kind.bias_gradient(flat, rays, bias_dims)
-    return dx if needs.x else None, dweight, dbias, dfactors, dlam
+            dlam = kind.channel_sums(U0, rays, maps).view(rays, factors.tasks, factors.r).sum(2)
+    dbias = kind.bias_gradient(flat, rays, call.bias_dims) if needs.bias else None
+    return Gradients(dx if needs.x else None, dweight, dbias, dfactors, dlam)
+
+
+def _stacked(call: Call, flat: Tensor, U: Tensor, filters: int, kind: Layout) -> Tensor:
+    """The gradient of X * [W; B; 0]: flat maps of G (its sum over rays for a shared input), U and zeros."""
+    parts = [U]
+    if call.weight is not None:
+        parts.insert(0, ops.sum_over_rays(flat, call.rays) if call.sums_rays else flat)
+    axis = 2 if kind.last else 1
+    used = sum(part.shape[axis] for part in parts)
+    if filters > used:
+        parts.append(kind.new(U, U.shape[0], filters - used, U.shape[3 - axis]).zero_())
+    return torch.cat(parts, dim=axis)
 
 
 def _gradient_of_A(grad: Tensor, scaled: Tensor, kind: Layout, size: tuple[int, int]) -> Tensor:
     """grad (M*n, O), scaled (M*n, R), both over all positions -> (O, R)."""
     if kind.last:
         return grad.flatten(0, 1).t() @ scaled.flatten(0, 1)
-    point = Geometry([1, 1], [0, 0], [1, 1], 1)
     kernel = grad.new_empty(grad.shape[1], scaled.shape[1], 1, 1)  # only its shape is used
-    return point.backward(kind.maps(grad, size), kind.maps(scaled, size), kernel, False, True)[1].flatten(1)
+    return POINT.backward(kind.maps(grad, size), kind.maps(scaled, size), kernel, False, True)[1].flatten(1)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.factors import Dense, LowRank
 from palora_kernels.native.cuda import ops
 from palora_kernels.native.factors import NativeLowRank
 from palora_kernels.reference import opmath_dtype
@@ -28,10 +29,10 @@ class _MergedLowRank:
         self.p, self.q = f.p, f.q
 
     def flat(self, weight: Tensor) -> Tensor:
-        return self.native._flat(weight)
+        return self.native.flat(weight)
 
     def shaped(self, flat: Tensor) -> Tensor:
-        return self.native._shaped(flat).contiguous(memory_format=self.native.layout)
+        return self.native.shaped(flat).contiguous(memory_format=self.native.layout)
 
     def merge(self, weight: Tensor | None, lam: Tensor) -> Tensor:
         out = self.A.new_empty(lam.shape[0], self.p, self.q)
@@ -41,9 +42,7 @@ class _MergedLowRank:
     def gradients_of_factors(self, by_task: Tensor) -> list[Tensor]:
         f = self.native
         dA = (by_task @ self.B.transpose(1, 2)).contiguous()
-        dB = (self.A.transpose(1, 2) @ by_task).view(-1, self.q)
-        if f.channels_last and f.in_place:
-            dB = f._reorder(dB, (2, 0, 1))
+        dB = f.as_given((self.A.transpose(1, 2) @ by_task).view(-1, self.q))
         return [dA, dB.view(f.tasks, f.r, self.q)]
 
     def gradient_of_lam(self, grads: Tensor, lam: Tensor) -> Tensor:
@@ -91,13 +90,17 @@ class _MergedDense:
 class Merging:
     """The merged weights of M rays, ``W_m = W + sum_t lam[m, t] D_t``, and the way back for their gradients."""
 
-    def __init__(self, factors: Factors, lam: Tensor, layout: torch.memory_format = torch.contiguous_format) -> None:
-        self.kind = (_MergedLowRank if isinstance(factors, LowRank) else _MergedDense)(factors, layout)  # type: ignore[arg-type]
-        self.lam = lam.to(opmath_dtype(factors.dtype))
+    def __init__(self, call: Call) -> None:
+        self.kind: _MergedLowRank | _MergedDense
+        if isinstance(call.factors, LowRank):
+            self.kind = _MergedLowRank(call.factors, call.layout)
+        else:
+            self.kind = _MergedDense(call.factors, call.layout)
+        self.weight, self.lam = call.weight, call.lam.to(opmath_dtype(call.factors.dtype))
 
-    def weights(self, weight: Tensor | None) -> Tensor:
+    def weights(self) -> Tensor:
         """(M, p, q) in the memory order of the layout."""
-        return self.kind.merge(weight, self.lam)
+        return self.kind.merge(self.weight, self.lam)
 
     def shaped(self, flat: Tensor) -> Tensor:
         """One (p, q) of `weights` as a weight in the layout."""
@@ -107,8 +110,8 @@ class Merging:
         """The gradient of one merged weight as (p, q)."""
         return self.kind.flat(grad)
 
-    def pull(self, grads: Tensor, needs: Needs) -> tuple[Tensor | None, list[Tensor] | None, Tensor | None]:
-        """(dW, gradients of the factors, dlam) from grads (M, p, q), each None where it is not needed."""
+    def pull(self, grads: Tensor, needs: Needs) -> Gradients:
+        """Those of W, the factors and lam from grads (M, p, q)."""
         dweight = dlam = None
         dfactors: list[Tensor] | None = None
         if needs.factors or needs.weight:
@@ -122,4 +125,4 @@ class Merging:
                 dfactors = self.kind.gradients_of_factors(sums[int(needs.weight) :])
         if needs.lam:
             dlam = self.kind.gradient_of_lam(grads, self.lam)
-        return dweight, dfactors, dlam
+        return Gradients(None, dweight, None, dfactors, dlam)

@@ -1,4 +1,4 @@
-"""The CUDA plans of `linear` and `linear_delta`: the eager algorithms with their skinny parts in single kernels.
+"""The CUDA plans of linear layers: the eager algorithms with their skinny parts in single kernels.
 
 Up to `FUSED_RANK` inner columns, Y += (S o Lam) A^T costs less than reading Y once (about 20 multiply-adds a byte are
 free on an A100 or H100); beyond, it is a product for the tensor cores.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
-from palora_kernels.eager.linear import Gradients, _coefficients
+from palora_kernels.call import Call, Gradients, Needs
+from palora_kernels.eager.linear import coefficients, elements, in_side, out_side
 from palora_kernels.native.cuda import ops
 from palora_kernels.native.cuda.factors import Merging
 from palora_kernels.reference import opmath_dtype
@@ -23,9 +23,9 @@ def _bias_by_ray(bias: Tensor | None) -> Tensor | None:
     return bias if bias is None else bias.view(-1, 1, bias.shape[-1])
 
 
-def _bias_gradient(grad: Tensor, rays: int, bias_dims: int) -> Tensor:
-    """grad (M*n, O) -> (O,) or (M, O)."""
-    groups = 1 if bias_dims == 1 else rays
+def _bias_gradient(call: Call, grad: Tensor, bias_dims: int) -> Tensor:
+    """grad (M*n, O), or (n, O) summed over rays -> (O,) or (M, O)."""
+    groups = 1 if bias_dims == 1 else call.rays
     sums = ops.column_sums(grad.view(groups, grad.shape[0] // groups, grad.shape[1]))
     return (sums[0] if bias_dims == 1 else sums).to(grad.dtype)
 
@@ -40,68 +40,54 @@ def _by_task(S: Tensor, tasks: int) -> Tensor:
     return S.unflatten(1, (tasks, S.shape[1] // tasks)).transpose(0, 1)[None]
 
 
-def factored_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
-) -> tuple[Tensor, Tensor]:
-    """Returns Y (M*n, O) and S = X B^T (P, R), which the backward needs."""
-    tasks, O, r = A.shape
-    rays, P = lam.shape[0], x.shape[0]
-    copies = rays if shared else 1
-    S = x @ B.reshape(tasks * r, -1).t()
+def factored_forward(call: Call) -> tuple[Tensor, Tensor]:
+    """S is X B^T (P, R)."""
+    x, weight, (tasks, O) = call.x, call.weight, (call.low_rank.tasks, call.outputs)
+    P, copies = x.shape[0], call.rays if call.shared else 1
+    S = x @ in_side(call).t()
     base = None if weight is None else x @ weight.t()
-    bias = _bias_by_ray(bias)
+    bias = _bias_by_ray(call.bias)
     y = base if base is not None and copies == 1 else x.new_empty(copies * P, O)
-    if tasks * r <= FUSED_RANK:
+    if S.shape[1] <= FUSED_RANK:
         ops.update(
             y.view(copies, P, O),
             _by_task(S, tasks),
-            A[None],
-            lam,
+            call.low_rank.given[0][None],
+            call.lam,
             base=None if base is None else base[None],
             bias=bias,
-            rows_per_ray=P if shared else P // rays,
+            rows_per_ray=call.n,
         )
         return y, S
-    scaled = _weighed(S, lam, copies * P).view(copies, P, -1)
-    At = A.transpose(1, 2).reshape(1, tasks * r, O).expand(copies, -1, -1)
+    scaled = _weighed(S, call.lam, copies * P).view(copies, P, -1)
+    At = out_side(call)[None].expand(copies, -1, -1)
     if base is None:
         torch.bmm(scaled, At, out=y.view(copies, P, O))
     else:
         torch.baddbmm(base[None].expand(copies, P, O), scaled, At, out=y.view(copies, P, O))
     if bias is not None:
-        y.view(rays, y.shape[0] // rays, O).add_(bias)
+        call.by_ray(y).add_(bias)
     return y, S
 
 
-def factored_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    lam: Tensor,
-    S: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
+def factored_backward(call: Call, grad: Tensor, S: Tensor, needs: Needs) -> Gradients:
+    x, weight, lam, rays, n = call.x, call.weight, call.lam, call.rays, call.n
+    A, B = call.low_rank.given
     tasks, O, r = A.shape
-    rays, R = lam.shape[0], tasks * r
-    grad = grad.contiguous()
-    rows, n, over_rays = grad.shape[0], grad.shape[0] // rays, shared and rays > 1
+    R, over_rays = tasks * r, call.sums_rays
     dx = dweight = dbias = dlam = None
     factors: list[Tensor] | None = None
     G = grad
-    if over_rays and (needs.weight or (needs.x and weight is not None) or (needs.bias and bias_dims == 1)):
+    if over_rays and (needs.weight or (needs.x and weight is not None) or (needs.bias and call.bias_dims == 1)):
         G = ops.sum_over_rays(grad, rays)
     if needs.x or needs.factors or needs.lam:
-        U0 = grad @ A.transpose(1, 2).reshape(R, O).t()
+        U0 = grad @ out_side(call).t()
         if needs.x or needs.factors:
             U = _weighed(U0, lam, x.shape[0], over_rays)
         if needs.x:
             dx = _gradient_of_x(G, weight, U, B)
         if needs.factors:
-            dAt = _weighed(S, lam, rows).t() @ grad  # (R, O)
+            dAt = _weighed(S, lam, grad.shape[0]).t() @ grad  # (R, O)
             dA = dAt.view(tasks, r, O).transpose(1, 2).contiguous()
             factors = [dA, (U.t() @ x).view(tasks, r, -1)]
         if needs.lam:
@@ -110,8 +96,8 @@ def factored_backward(
     if needs.weight:
         dweight = G.t() @ x
     if needs.bias:
-        dbias = _bias_gradient(G if bias_dims == 1 else grad, rays, bias_dims)
-    return dx, dweight, dbias, factors, dlam
+        dbias = _bias_gradient(call, G if call.bias_dims == 1 else grad, call.bias_dims)
+    return Gradients(dx, dweight, dbias, factors, dlam)
 
 
 def _gradient_of_x(G: Tensor, weight: Tensor | None, U: Tensor, B: Tensor) -> Tensor:
@@ -126,90 +112,29 @@ def _gradient_of_x(G: Tensor, weight: Tensor | None, U: Tensor, B: Tensor) -> Te
     return dx
 
 
-def _rows_by_ray(x: Tensor, rays: int, shared: bool) -> Tensor:
-    """(P, K) -> (M, n, K), a view."""
-    return x[None].expand(rays, -1, -1) if shared else x.unflatten(0, (rays, x.shape[0] // rays))
+def _rows_by_ray(call: Call) -> Tensor:
+    """x as (M, n, K), a view."""
+    return call.x[None].expand(call.rays, -1, -1) if call.shared else call.by_ray(call.x)
 
 
-def _merged_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, factors: Factors, lam: Tensor, shared: bool
-) -> Tensor:
-    rays = lam.shape[0]
-    weights = Merging(factors, lam).weights(weight).transpose(1, 2)
-    rows = _rows_by_ray(x, rays, shared)
-    bias = _bias_by_ray(bias)
+def merged_forward(call: Call) -> tuple[Tensor, None]:
+    weights = Merging(call).weights().transpose(1, 2)
+    rows, bias = _rows_by_ray(call), _bias_by_ray(call.bias)
     y = torch.bmm(rows, weights) if bias is None else torch.baddbmm(bias, rows, weights)
-    return y.view(-1, weights.shape[2])
+    return y.view(-1, call.outputs), None
 
 
-def _merged_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    factors: Factors,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
-    rays = lam.shape[0]
-    grad = grad.contiguous()
-    by_ray = _rows_by_ray(grad, rays, False)
-    merging = Merging(factors, lam)
+def merged_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    by_ray, merging = call.by_ray(grad), Merging(call)
     dx = dbias = None
     if needs.x:
-        dx = torch.bmm(by_ray, merging.weights(weight)).view(-1, x.shape[1])
-        dx = ops.sum_over_rays(dx, rays) if shared and rays > 1 else dx
-    dweight = dlam = None
-    dfactors: list[Tensor] | None = None
-    if needs.weight or needs.factors or needs.lam:
-        grads = torch.bmm(by_ray.transpose(1, 2), _rows_by_ray(x, rays, shared))
-        dweight, dfactors, dlam = merging.pull(grads, needs)
+        dx = torch.bmm(by_ray, merging.weights()).view(-1, call.x.shape[1])
+        dx = ops.sum_over_rays(dx, call.rays) if call.sums_rays else dx
     if needs.bias:
-        dbias = _bias_gradient(grad, rays, bias_dims)
-    return dx, dweight, dbias, dfactors, dlam
-
-
-def merged_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, A: Tensor, B: Tensor, lam: Tensor, shared: bool
-) -> tuple[Tensor, None]:
-    factors = LowRank(A, B, (A.shape[1], B.shape[2]))
-    return _merged_forward(x, weight, bias, factors, lam, shared), None
-
-
-def merged_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    lam: Tensor,
-    S: Tensor | None,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
-    factors = LowRank(A, B, (A.shape[1], B.shape[2]))
-    return _merged_backward(grad, x, weight, factors, lam, bias_dims, shared, needs)
-
-
-def dense_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool
-) -> Tensor:
-    return _merged_forward(x, weight, bias, Dense(D), lam, shared)
-
-
-def dense_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    D: Tensor,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
-    return _merged_backward(grad, x, weight, Dense(D), lam, bias_dims, shared, needs)
+        dbias = _bias_gradient(call, grad, call.bias_dims)
+    if not needs.weights:
+        return Gradients(dx, bias=dbias)
+    return merging.pull(torch.bmm(by_ray.transpose(1, 2), _rows_by_ray(call)), needs)._replace(x=dx, bias=dbias)
 
 
 def _by_element(z: Tensor, groups: int, E: int) -> Tensor:
@@ -218,62 +143,50 @@ def _by_element(z: Tensor, groups: int, E: int) -> Tensor:
     return z.view(groups, rows, E, z.shape[1] // E).transpose(1, 2)
 
 
-def basis_forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, D: Tensor, lam: Tensor, shared: bool
-) -> Tensor:
+def _groups(call: Call) -> int:
+    return 1 if call.shared else call.rays
+
+
+def basis_forward(call: Call) -> tuple[Tensor, None]:
     """The T+1 products as one, then one pass that combines them per ray."""
-    rays, O = lam.shape[0], D.shape[1]
-    elements = D if weight is None else torch.cat([weight[None], D])
-    E, c = elements.shape[0], _coefficients(weight, lam, opmath_dtype(x.dtype))  # (M, E)
-    z = _by_element(x @ elements.reshape(E * O, -1).t(), 1 if shared else rays, E)
-    n = z.shape[2]
-    y = x.new_empty(rays * n, O)
-    out = y.view(1, rays, n, O) if shared else y.view(rays, 1, n, O)
+    rays, n, O, bias, parts = call.rays, call.n, call.outputs, call.bias, elements(call)
+    E, c = parts.shape[0], coefficients(call, opmath_dtype(call.x.dtype))  # (M, E)
+    z = _by_element(call.x @ parts.reshape(E * O, -1).t(), _groups(call), E)
+    y = call.x.new_empty(rays * n, O)
+    out = y.view(1, rays, n, O) if call.shared else y.view(rays, 1, n, O)
     if bias is not None and bias.dim() == 2:
-        bias = bias[None, :, None] if shared else bias[:, None, None]
+        bias = bias[None, :, None] if call.shared else bias[:, None, None]
     elif bias is not None:
         bias = bias[None, None, None]
-    ops.combine(out, z, c[None] if shared else c[:, None], bias=bias)
-    return y
+    ops.combine(out, z, c[None] if call.shared else c[:, None], bias=bias)
+    return y, None
 
 
-def basis_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    D: Tensor,
-    lam: Tensor,
-    bias_dims: int,
-    shared: bool,
-    needs: Needs,
-) -> Gradients:
-    rays, (T, O, K) = lam.shape[0], D.shape
-    grad = grad.contiguous()
-    n = grad.shape[0] // rays
-    elements = D if weight is None else torch.cat([weight[None], D])
-    E, c = elements.shape[0], _coefficients(weight, lam, opmath_dtype(x.dtype))
+def basis_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
+    x, rays, n, parts, D = call.x, call.rays, call.n, elements(call), call.factors.deltas()
+    T, O, K = D.shape
+    E, c = parts.shape[0], coefficients(call, opmath_dtype(x.dtype))
     dx = dweight = dbias = dlam = None
     dfactors: list[Tensor] | None = None
     if needs.x or needs.weight or needs.factors:
         gz = x.new_empty(x.shape[0], E * O)
-        g = grad.view(1, rays, n, O) if shared else grad.view(rays, 1, n, O)
-        ops.combine(_by_element(gz, 1 if shared else rays, E), g, c.t()[None] if shared else c[:, :, None])
+        g = grad.view(1, rays, n, O) if call.shared else grad.view(rays, 1, n, O)
+        ops.combine(_by_element(gz, _groups(call), E), g, c.t()[None] if call.shared else c[:, :, None])
         if needs.x:
-            dx = gz @ elements.reshape(E * O, K)
+            dx = gz @ parts.reshape(E * O, K)
         if needs.weight or needs.factors:
-            delements = (gz.t() @ x).view(E, O, K)
-            dweight = delements[0].clone() if needs.weight else None
-            dfactors = [delements[E - T :].clone()] if needs.factors else None
+            dparts = (gz.t() @ x).view(E, O, K)
+            dweight = dparts[0].clone() if needs.weight else None
+            dfactors = [dparts[E - T :].clone()] if needs.factors else None
     if needs.lam:
-        z = _by_element(x @ D.reshape(T * O, K).t(), 1 if shared else rays, T)
-        dlam = ops.dots(grad.view(rays, n, O), z)
+        dlam = ops.dots(grad.view(rays, n, O), _by_element(x @ D.reshape(T * O, K).t(), _groups(call), T))
     if needs.bias:
-        dbias = _bias_gradient(grad, rays, bias_dims)
-    return dx, dweight, dbias, dfactors, dlam
+        dbias = _bias_gradient(call, grad, call.bias_dims)
+    return Gradients(dx, dweight, dbias, dfactors, dlam)
 
 
-LOW_RANK = {
+PLANS = {
     "factored": (factored_forward, factored_backward),
     "merged": (merged_forward, merged_backward),
+    "basis": (basis_forward, basis_backward),
 }
-DENSE = {"merged": (dense_forward, dense_backward), "basis": (basis_forward, basis_backward)}
