@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palora_kernels.factors import Factors, LowRank
+from palora_kernels.factors import Dense, Factors, LowRank
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,12 @@ class Call:
     def low_rank(self) -> LowRank:
         assert isinstance(self.factors, LowRank)
         return self.factors
+
+    @property
+    def D(self) -> Tensor:
+        """(T, *weight.shape), the deltas where they are dense."""
+        assert isinstance(self.factors, Dense)
+        return self.factors.given[0]
 
     @property
     def geometry(self) -> Geometry:

@@ -44,7 +44,11 @@ def plain(tensors: Tensors) -> bool:
 def serves(backend: str | None, tensors: Tensors) -> bool:
     """Whether a call may take the short way; ``tensors`` begin with x and end with lam."""
     x, lam = tensors[0], tensors[-1]
-    if not isinstance(x, Tensor) or not isinstance(lam, Tensor) or not (backend == "triton" or (backend is None and x.is_cuda)):
+    if (
+        not isinstance(x, Tensor)
+        or not isinstance(lam, Tensor)
+        or not (backend == "triton" or (backend is None and x.is_cuda))
+    ):
         return False
     return plain(tensors)
 

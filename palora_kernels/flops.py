@@ -32,22 +32,22 @@ def _dense_forward(rows: int, K: int, O: int, rays: int, tasks: int) -> int:
     return 2 * K * O * (rows + rays * tasks)
 
 
-def _dense_backward(rows: int, K: int, O: int, rays: int, tasks: int, needs: Needs) -> int:
-    """dX = G W_lambda; one dW_lambda a ray for everything that depends on it."""
+def _dense_backward(rows: int, K: int, O: int, merges: int, needs: Needs) -> int:
+    """dX = G W_lambda; one dW_lambda a ray for everything that depends on it; ``merges``: M*T."""
     weights = needs.weight or needs.factors or needs.lam
-    return 2 * K * O * (rows * (needs.x + weights) + rays * tasks * (needs.factors + needs.lam))
+    return 2 * K * O * (rows * (needs.x + weights) + merges * (needs.factors + needs.lam))
 
 
 def _forward(rows: int, A: Shape, B: Shape | None, lam: Shape, weight: Shape) -> int:
     """``weight``: (O, ...), the shape of one ray's."""
     O, K = weight[0], math.prod(weight[1:])
-    return _dense_forward(rows, K, O, *lam) if B is None else _low_rank_forward(rows, K, O, A[0] * A[2])
+    return _dense_forward(rows, K, O, lam[0], lam[1]) if B is None else _low_rank_forward(rows, K, O, A[0] * A[2])
 
 
 def _backward(rows: int, A: Shape, B: Shape | None, lam: Shape, weight: Shape, needs: Needs) -> int:
     O, K = weight[0], math.prod(weight[1:])
     if B is None:
-        return _dense_backward(rows, K, O, *lam, needs)
+        return _dense_backward(rows, K, O, lam[0] * lam[1], needs)
     return _low_rank_backward(rows, K, O, A[0] * A[2], needs)
 
 

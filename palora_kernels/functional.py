@@ -176,7 +176,7 @@ def _autocast(given: Tensors) -> Tensors:
         return given
     dtype = torch.get_autocast_dtype(device)
     cast = [t if t is None or not t.is_floating_point() or t.dtype == torch.float64 else t.to(dtype) for t in others]
-    return Tensors(*cast, lam)  # type: ignore[arg-type]
+    return Tensors(*cast, lam)  # type: ignore[arg-type,call-arg]
 
 
 def _lam(given: Tensors) -> Tensors:

@@ -55,7 +55,5 @@ def _refuse(ctx: Any, *grads: Any) -> Any:
 
 for _name in ("linear", "conv2d"):
     _backward = getattr(torch.ops.palora, f"{_name}_backward").default
-    torch.library.register_autograd(
-        f"palora::{_name}", _differentiator(_backward), setup_context=_save, lib=LIBRARY
-    )
+    torch.library.register_autograd(f"palora::{_name}", _differentiator(_backward), setup_context=_save, lib=LIBRARY)
     torch.library.register_autograd(f"palora::{_name}_backward", _refuse, lib=LIBRARY)

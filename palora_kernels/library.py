@@ -33,7 +33,9 @@ Packed = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 def make_call(tensors: tuple[Tensor | None, ...], shared: bool, bias_dims: int, conv: tuple[Any, ...] = ()) -> Call:
     """From the arguments of an op: (x, weight, bias, A, B, lam) and those of `_CONV`."""
     x, weight, bias, A, B, lam = tensors
-    assert x is not None and A is not None and lam is not None
+    assert x is not None
+    assert A is not None
+    assert lam is not None
     if not conv:
         factors: Factors = Dense(A) if B is None else LowRank(A, B, (A.shape[1], B.shape[2]))
         return Call(x, weight, bias, factors, lam, shared, bias_dims)

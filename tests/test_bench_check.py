@@ -14,7 +14,7 @@ import torch
 from palora.bench.device import check, coverage, items, report, values, workers
 from palora.bench.device.workers import Lost
 from palora_kernels import implementations, plans
-from palora_kernels.triton import configs, linear_product, tuning
+from palora_kernels.triton import configs, linear, linear_product, tuning
 from palora_kernels.triton.tuning import Tile
 
 CPU = torch.device("cpu")
@@ -52,10 +52,9 @@ def test_nothing_begins_after_the_end() -> None:
 def test_every_plan_of_every_table_has_a_job_with_all_tiles() -> None:
     jobs = values.jobs(["bfloat16"], ["triton"], "cpu")
     assert len({job.name for job in jobs}) == len(jobs)
-    for op, table in (("linear", "LOW_RANK"), ("linear_delta", "DENSE"), ("conv2d", "CONV"), ("conv2d_delta", "CONV")):
-        for algorithm in implementations.algorithms(table, "triton", "cpu"):
-            if (op, algorithm) != ("conv2d_delta", "factored"):
-                assert any(j.tiles and j.algorithm == algorithm and j.label.startswith(f"{op} ") for j in jobs)
+    for op in plans.ALGORITHMS:
+        for algorithm in implementations.algorithms(op, "triton", "cpu"):
+            assert any(j.tiles and j.algorithm == algorithm and j.label.startswith(f"{op} ") for j in jobs)
     assert {algorithm for names in plans.ALGORITHMS.values() for algorithm in names} >= {j.algorithm for j in jobs}
 
 
@@ -115,7 +114,7 @@ def test_a_tile_that_is_wrong_is_named(one_call: values.Job, monkeypatch: pytest
 
 @pytest.mark.parametrize("fault", ["unwritten", "race", "refused"])
 def test_a_plan_that_is_wrong_says_how(one_call: values.Job, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    table = implementations.algorithms("LOW_RANK", "triton", "cpu")
+    table = linear.PLANS
     forward, backward = table["factored"]
     calls = iter(range(100))
 

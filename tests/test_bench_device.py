@@ -19,8 +19,8 @@ from palora.bench.device import bound, clock, coverage, figure, rates, rows, run
 from palora.cli import main
 from palora.cli.bench import check_kernels, on_device, tuned
 from palora.errors import PaloraError
-from palora_kernels import implementations
-from palora_kernels.triton import configs, roofline, tuning
+from palora_kernels import implementations, plans
+from palora_kernels.triton import configs, linear, roofline, tuning
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.networks import LAYERS
 
@@ -45,10 +45,9 @@ def test_every_plan_is_covered_and_right(dtype: torch.dtype) -> None:
     with small_tiles():
         found = list(coverage.findings(CPU, [dtype], ["triton"], calls))
     assert [f for f in found if not f.correct] == []
-    tables = {"linear": "LOW_RANK", "linear_delta": "DENSE", "conv2d": "CONV", "conv2d_delta": "CONV"}
-    for op, name in tables.items():
-        for algorithm in implementations.algorithms(name, "triton", "cpu"):
-            if (op, algorithm) != ("conv2d_delta", "factored") and coverage.has(CPU, dtype, algorithm):
+    for op in plans.ALGORITHMS:
+        for algorithm in implementations.algorithms(op, "triton", "cpu"):
+            if coverage.has(CPU, dtype, algorithm):
                 assert any(f.name.startswith(f"triton.{algorithm} {op} ") for f in found), (op, algorithm)
 
 
@@ -61,8 +60,8 @@ def test_all_calls_for_a_gpu_are_well_posed() -> None:
 
 def _spoilt(backward: Callable[..., Any]) -> Callable[..., Any]:
     def wrong(*args: Any) -> Any:
-        dx, dweight, dbias, factors, dlam = backward(*args)
-        return dx, dweight, dbias, factors, dlam * 1.01
+        found = backward(*args)
+        return found._replace(lam=found.lam * 1.01)
 
     return wrong
 
@@ -70,9 +69,8 @@ def _spoilt(backward: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_wrong_gradient_refuses_all_times(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plans = implementations.algorithms("LOW_RANK", "triton", "cpu")
-    forward, backward = plans["factored"]
-    monkeypatch.setitem(plans, "factored", (forward, _spoilt(backward)))
+    forward, backward = linear.PLANS["factored"]
+    monkeypatch.setitem(linear.PLANS, "factored", (forward, _spoilt(backward)))
     monkeypatch.setattr(run, "backends", lambda device: (["triton"], {"native": "no toolkit"}))
     with small_tiles(), pytest.raises(PaloraError, match="1 of 5 calls differ"):
         check_kernels(CPU, [torch.float32], coverage.examples(small=True)[:1])

@@ -26,7 +26,6 @@ CPU = torch.device("cpu")
 TILES = [Tile(16, 16, 16, 4, 2), Tile(32, 16, 16, 4, 2)]
 
 
-
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small shapes and few tiles, in the interpreter."""
@@ -62,7 +61,7 @@ def test_rows_hold_every_plan_and_what_it_is_compared_with() -> None:
     result = result_of(ready(item("row", "linear")))
     forward, both = result["rows"]
     assert [row["part"] for row in (forward, both)] == ["forward", "forward + backward"]
-    offered = {f"triton.{name}" for name in implementations.algorithms("LOW_RANK", "triton", "cpu")}
+    offered = {f"triton.{name}" for name in implementations.algorithms("linear", "triton", "cpu")}
     offered.remove("triton.persistent")  # of 16-bit numbers
     assert set(both["graph"]) == {"ours", "eager", "authors", "floor", *offered}
     assert set(both["eager"]) == {"ours", "eager", "authors", "floor"}
@@ -77,8 +76,9 @@ def test_rows_hold_every_plan_and_what_it_is_compared_with() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_plan_that_joins_the_table_is_a_column_without_a_word_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = implementations.algorithms("LOW_RANK", "triton", "cpu")
-    monkeypatch.setitem(table, "new", table["factored"])
+    from palora_kernels.triton import linear
+
+    monkeypatch.setitem(linear.PLANS, "new", linear.PLANS["factored"])
     monkeypatch.setitem(plans.ALGORITHMS, "linear", (*plans.ALGORITHMS["linear"], "new"))
     _, both = result_of(ready(item("row", "linear")))["rows"]
     assert "triton.new" in both["graph"]

@@ -25,8 +25,7 @@ def host_operators(pytestconfig: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def cuda_plans(host_operators: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The backend "eager" uses the CUDA plans; memory that is never written is NaN."""
-    for table, module in (("LOW_RANK", "linear"), ("DENSE", "linear"), ("CONV", "conv")):
-        monkeypatch.setitem(implementations._MODULES, ("eager", table), f"palora_kernels.native.cuda.{module}")
+    monkeypatch.setitem(implementations.PACKAGES, "eager", "palora_kernels.native.cuda")
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

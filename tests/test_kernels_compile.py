@@ -22,8 +22,8 @@ def test_opcheck_linear(plan: str, shared: bool) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_opcheck_linear_delta(plan: str, shared: bool) -> None:
     case = convert(linear_delta_case(3, 2, 4, 5, 2, shared=shared, bias=2), torch.float64)
-    arguments = (case["x"], case["weight"], case["bias"], case["D"], case["lam"], shared, plan)
-    torch.library.opcheck(torch.ops.palora.linear_delta.default, arguments)
+    arguments = (case["x"], case["weight"], case["bias"], case["D"], None, case["lam"], shared, plan)
+    torch.library.opcheck(torch.ops.palora.linear.default, arguments)
 
 
 @pytest.mark.parametrize("plan", ["eager.basis", "eager.merged", "eager.factored"])
@@ -42,8 +42,9 @@ def test_opcheck_conv2d(plan: str, shared: bool, channels_last: bool) -> None:
 @pytest.mark.parametrize("plan", ["eager.basis", "eager.merged"])
 def test_opcheck_conv2d_delta(plan: str) -> None:
     case = convert(conv_case(3, 2, 3, 5, 2, 2, form="dense"), torch.float64)
-    arguments = (case["x"], case["weight"], case["bias"], case["D"], case["lam"])
-    torch.library.opcheck(torch.ops.palora.conv2d_delta.default, (*arguments, [2, 1], [1, 1], [1, 1], 1, False, plan))
+    arguments = (case["x"], case["weight"], case["bias"], case["D"], None, case["lam"])
+    geometry = ([5, 3, 3, 3], [2, 1], [1, 1], [1, 1], 1, False, plan)
+    torch.library.opcheck(torch.ops.palora.conv2d.default, (*arguments, *geometry))
 
 
 def _compiled_equals_eager(function: Any, case: dict[str, Any]) -> None:

@@ -23,8 +23,9 @@ from triton_cases import assert_triton_equals_definition
 
 import palora_kernels as pk
 from palora_kernels import plans
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import Dense, LowRank, Needs
+from palora_kernels.call import Call, Geometry, Needs
+from palora_kernels.factors import Dense, LowRank
+from palora_kernels.sizes import Sizes
 
 pytest.importorskip("triton")
 
@@ -120,6 +121,13 @@ def test_equals_the_definition_everywhere(algorithm: str, device: str, data: st.
 
 # ------------------------------------------------------------------------------------------------- the kernels alone
 
+
+def shape_of(x: Tensor, kernels: Tensor, shared: bool, geometry: Geometry) -> ConvShape:
+    """``kernels``: (M, O, C/groups, kh, kw)."""
+    lam = torch.empty(kernels.shape[0], 1, device=x.device)
+    return ConvShape.of(Call(x, None, None, Dense(kernels[:1]), lam, shared, 0, geometry))
+
+
 # (C, O, groups, kernel, stride, padding, dilation, size): with tiles of 16 there are several in every direction.
 GEOMETRIES: list[tuple[int, int, int, tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]] = [
     (3, 17, 1, (3, 3), (1, 1), (1, 1), (1, 1)),
@@ -137,7 +145,7 @@ def test_kernels_tile_by_tile(geometry: Any, shared: bool, device: str) -> None:
     lists = [list(pair) for pair in (stride, padding, dilation)]
     x = torch.randn(n if shared else rays * n, C, 6, 5, device=device, dtype=dtype)
     K = torch.randn(rays, O, C // groups, *kernel, device=device, dtype=dtype)
-    shape = ConvShape.of(x, list(K.shape[1:]), rays, shared, Geometry(*lists, groups))
+    shape = shape_of(x, K, shared, Geometry(*lists, groups))
     exact_x, exact_K = x.double().requires_grad_(), K.double().requires_grad_()
     rows = [exact_x if shared else exact_x[m * n : (m + 1) * n] for m in range(rays)]
     wanted = torch.cat([F.conv2d(rows[m], exact_K[m], None, stride, padding, dilation, groups) for m in range(rays)])
@@ -168,7 +176,7 @@ def test_kernels_tile_by_tile(geometry: Any, shared: bool, device: str) -> None:
 
 def test_positions_are_split_and_added_in_order(device: str) -> None:
     x, G = torch.randn(1, 16, 26, 27, device=device), torch.randn(1, 16, 26, 26, device=device)
-    shape = ConvShape.of(x, [16, 16, 1, 2], 1, False, Geometry([1, 1], [0, 0], [1, 1], 1))
+    shape = shape_of(x, torch.empty(1, 16, 16, 1, 2), False, Geometry([1, 1], [0, 0], [1, 1], 1))
     nhwc = [t.permute(0, 2, 3, 1).contiguous() for t in (x, G)]
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL), launch.recording() as launches:
         conv_kernel_gradient.kernel_gradients(*nhwc, shape)
@@ -267,12 +275,12 @@ def test_strides_are_those_that_the_compiler_expects(
     torch.library.opcheck(
         torch.ops.palora.conv2d.default, (*arguments, *call[6:]), test_utils=("test_schema", "test_faketensor")
     )
-    y = torch.ops.palora.conv2d(*arguments, *call[6:])
+    y, S = torch.ops.palora.conv2d(*arguments, *call[6:])
     needs = [True] * 5
     rest = (*call[6:-2], 1, needs, *call[-2:])
     torch.library.opcheck(
         torch.ops.palora.conv2d_backward.default,
-        (torch.ones_like(y), arguments[0], arguments[1], *arguments[3:], *rest),
+        (torch.ones_like(y), arguments[0], arguments[1], *arguments[3:], S, *rest),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -283,14 +291,13 @@ def test_only_the_gradients_that_are_needed(algorithm: str, shared: bool, device
     case = guarded(conv_case(2, 2, 3, 4, 2, 2, size=(4, 3), shared=shared), device)
     x, weight, lam = case["x"], case["weight"], case["lam"]
     factors = LowRank(case["A"], case["B"], weight.shape)
-    _, backward = conv.CONV[algorithm]
+    _, backward = conv.PLANS[algorithm]
     grad = torch.randn(4, 4, 2, 1, device=device)
     geometry = Geometry([1, 1], [0, 0], [1, 1], 1)
 
     def gradients(needs: Needs) -> list[Tensor | None]:
-        dx, dweight, dbias, dfactors, dlam = backward(
-            grad, x, weight, factors, lam, 1, shared, needs, geometry, torch.contiguous_format
-        )
+        call = Call(x, weight, None, factors, lam, shared, 1, geometry)
+        dx, dweight, dbias, dfactors, dlam = backward(call, grad, None, needs)
         return [dx, dweight, dbias, *(dfactors or [None, None]), dlam]
 
     everything = gradients(Needs(True, True, True, True, True))
@@ -329,11 +336,11 @@ def _meta_launches(dtype: torch.dtype, channels: int) -> list[launch.Launch]:
     case = {k: v.to("meta", dtype if k != "lam" else None) for k, v in conv_case(3, 4, channels, 8, 2, 2).items()}
     factors = LowRank(case["A"], case["B"], case["weight"].shape)
     geometry, layout = Geometry([1, 1], [1, 1], [1, 1], 1), torch.channels_last
-    forward, backward = conv.CONV["merged"]
+    forward, backward = conv.PLANS["merged"]
+    call = Call(case["x"], case["weight"], case["bias"], factors, case["lam"], False, 1, geometry, layout)
     with launch.recording() as launches:
-        y = forward(case["x"], case["weight"], case["bias"], factors, case["lam"], False, geometry, layout)
-        needs = Needs(True, True, True, True, True)
-        backward(y, case["x"], case["weight"], factors, case["lam"], 1, False, needs, geometry, layout)
+        y, S = forward(call)
+        backward(call, y, S, Needs(True, True, True, True, True))
     return launches
 
 
@@ -373,14 +380,14 @@ def test_no_setting_is_changed_while_an_op_runs(algorithm: str, device: str, mon
             return func(*args, **(kwargs or {}))
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    forward, backward = conv.CONV[algorithm]
+    forward, backward = conv.PLANS[algorithm]
     case = {name: t.to(device) for name, t in conv_case(2, 1, 4, 4, 2, 1).items()}
     geometry, layout = Geometry([1, 1], [1, 1], [1, 1], 1), torch.channels_last
     factors = LowRank(case["A"], case["B"], (4, 4, 3, 3))
     with Watching():
-        y = forward(case["x"], case["weight"], None, factors, case["lam"], False, geometry, layout)
-        needs = Needs(True, True, False, True, True)
-        backward(y, case["x"], case["weight"], factors, case["lam"], 0, False, needs, geometry, layout)
+        call = Call(case["x"], case["weight"], None, factors, case["lam"], False, 0, geometry, layout)
+        y, S = forward(call)
+        backward(call, y, S, Needs(True, True, False, True, True))
     assert seen == {(True, False)}
 
 
@@ -394,12 +401,12 @@ def test_few_channels_are_gathered(channels: int, flat: bool) -> None:
     } == {flat}
 
 
-def _call(**change: Any) -> plans.Conv:
+def _sizes(**change: Any) -> Sizes:
     base: dict[str, Any] = {
         "backend": "triton", "rays": 5, "n": 128, "positions": 64, "K": 576, "O": 64, "R": 8, "elements": 3,
         "groups": 1, "shared": False, "matricised": True,
     }  # fmt: skip
-    return plans.Conv(**{**base, **change})
+    return Sizes(**{**base, **change})
 
 
 @pytest.mark.parametrize(
@@ -416,4 +423,4 @@ def _call(**change: Any) -> plans.Conv:
     ],
 )
 def test_plans_on_a_gpu(change: dict[str, Any], algorithm: str) -> None:
-    assert plans.conv2d(_call(**change)) == algorithm
+    assert plans.convolution(_sizes(**change)) == algorithm

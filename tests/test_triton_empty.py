@@ -20,6 +20,7 @@ from palora_kernels.triton import availability
 if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)
 
+
 @pytest.mark.parametrize("empty", ["n", "K", "O", "T", "r"])
 @pytest.mark.parametrize("algorithm", ["factored", "split", "splitk", "library", "persistent", "merged"])
 @pytest.mark.parametrize("shared", [False, True])

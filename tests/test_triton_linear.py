@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("hypothesis")
 
@@ -19,10 +20,11 @@ from palora_kernels import plans
 from palora_kernels.triton import availability
 
 pytest.importorskip("triton")
-from palora_kernels.triton import configs, linear_combine, linear_product, linear_rays, linear_sums
-from palora_kernels.triton import linear as triton_linear
+from palora_kernels.sizes import Sizes
+from palora_kernels.triton import configs, linear_combine, linear_library, linear_product, linear_rays, linear_sums
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.launch import recording
+from palora_kernels.triton.operands import Adapters
 
 if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)
@@ -315,7 +317,7 @@ def test_autocast(device: str) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_library_with_many_rows(shared: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From some rows on the backward of `library` is made of the library's products alone."""
-    monkeypatch.setattr(triton_linear, "_MANY_ROWS", 1)
+    monkeypatch.setattr(linear_library, "_MANY_ROWS", 1)
     case = linear_case(3, 5, 19, 18, 2, 3, shared=shared)
     for dtype in (torch.float32, torch.bfloat16):
         assert_triton_equals_definition("linear", case, dtype, "library", device=device, shared=shared)
@@ -324,27 +326,34 @@ def test_library_with_many_rows(shared: bool, device: str, monkeypatch: pytest.M
 # ------------------------------------------------------------------------------------------- plans and configurations
 
 
+def plan_of(
+    rays: int, n: int, K: int, O: int, R: int = 0, elements: int = 3, shared: bool = False, like: Tensor | None = None
+) -> str:
+    sizes = Sizes("triton", rays, n, K, O, R, elements, shared)
+    return plans.linear(sizes, like) if R else plans.linear_delta(sizes, like)
+
+
 def test_plans_on_a_gpu() -> None:
     """Fused while S costs less than a second look at X; merged where a ray has rows enough to pay for a weight."""
-    assert plans.linear(5, 256, 468, 256, 2, False, "triton") == "factored"
-    assert plans.linear(5, 256, 468, 256, 2, True, "triton") == "factored"
-    assert plans.linear(5, 256, 468, 256, 128, True, "triton") == "split"
-    assert plans.linear(2, 65536, 4096, 4096, 512, False, "triton") == "library"
-    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton") == "splitk"  # W is all the traffic
-    assert plans.linear(1, 256, 1024, 1024, 16, False, "triton") == "splitk"
-    assert plans.linear(1, 257, 4096, 4096, 16, False, "triton") == "library"
-    assert plans.linear(64, 1, 768, 768, 16, False, "triton") == "factored"  # a launch costs more
-    assert plans.linear(64, 1, 4096, 4096, 16, False, "triton", torch.empty(0)) == "library"
-    assert plans.linear(5, 256, 256, 256, 2, False, "triton", torch.empty(0)) == "factored"
-    assert plans.linear(5, 256, 512, 512, 2, False, "triton", torch.empty(0)) == "library"  # float32 on scalar units
-    assert plans.linear(5, 256, 1024, 1024, 16, False, "triton") == "factored"  # launches cost more than cuBLAS saves
-    assert plans.linear(64, 8, 4096, 4096, 48, False, "triton") == "library"
-    assert plans.linear(5, 512, 2048, 2048, 16, False, "triton") == "library"
-    assert plans.linear(5, 512, 2048, 2048, 16, True, "triton") == "factored"  # one base product, M cheap ones
-    assert plans.linear_delta(5, 256, 3, True, 468, 256, "triton") == "basis"
-    assert plans.linear_delta(2, 256, 3, True, 468, 256, "triton") == "merged"
-    assert plans.linear_delta(256, 1, 3, False, 1024, 1024, "triton") == "basis"
-    assert plans.linear_delta(2, 65536, 9, False, 1024, 1024, "triton") == "merged"
+    assert plan_of(5, 256, 468, 256, R=2) == "factored"
+    assert plan_of(5, 256, 468, 256, R=2, shared=True) == "factored"
+    assert plan_of(5, 256, 468, 256, R=128, shared=True) == "split"
+    assert plan_of(2, 65536, 4096, 4096, R=512) == "library"
+    assert plan_of(64, 1, 4096, 4096, R=16) == "splitk"  # W is all the traffic
+    assert plan_of(1, 256, 1024, 1024, R=16) == "splitk"
+    assert plan_of(1, 257, 4096, 4096, R=16) == "library"
+    assert plan_of(64, 1, 768, 768, R=16) == "factored"  # a launch costs more
+    assert plan_of(64, 1, 4096, 4096, R=16, like=torch.empty(0)) == "library"
+    assert plan_of(5, 256, 256, 256, R=2, like=torch.empty(0)) == "factored"
+    assert plan_of(5, 256, 512, 512, R=2, like=torch.empty(0)) == "library"  # float32 on scalar units
+    assert plan_of(5, 256, 1024, 1024, R=16) == "factored"  # launches cost more than cuBLAS saves
+    assert plan_of(64, 8, 4096, 4096, R=48) == "library"
+    assert plan_of(5, 512, 2048, 2048, R=16) == "library"
+    assert plan_of(5, 512, 2048, 2048, R=16, shared=True) == "factored"  # one base product, M cheap ones
+    assert plan_of(5, 256, 468, 256, elements=3, shared=True) == "basis"
+    assert plan_of(2, 256, 468, 256, elements=3, shared=True) == "merged"
+    assert plan_of(256, 1, 1024, 1024, elements=3) == "basis"
+    assert plan_of(2, 65536, 1024, 1024, elements=9) == "merged"
 
 
 def test_every_candidate_fits_its_target() -> None:
@@ -366,7 +375,9 @@ def test_a_recorded_launch_is_specialised_like_a_real_one() -> None:
 
     with configs.assume(TARGETS["sm_80"]), recording() as launches:
         lam = torch.empty(2, 2, device="meta")
-        linear_product.run(x, None, None, in_side(case["B"]), out_side(case["A"]), lam, None, y, n=16, s_from="x")
+        linear_product.run(
+            x, None, None, Adapters(in_side(case["B"]), out_side(case["A"]), lam, 16), None, y, s_from="x"
+        )
     (launch,) = launches
     signature = launch.signature()
     assert signature["x_ptr"] == "*bf16"

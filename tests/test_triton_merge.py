@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palora_kernels.eager.factors import LowRank
+from palora_kernels.factors import LowRank
 
 pytest.importorskip("triton")
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from palora_kernels.eager.factors import LowRank, Needs
+from palora_kernels.call import Call, Needs
+from palora_kernels.factors import Dense, LowRank
 from palora_kernels.triton import configs, counting, launch, linear, merge
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU kernels are compiled, not interpreted")
@@ -105,17 +106,14 @@ def test_linear(axis: int, shared: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     seen: set[str] = set()
     monkeypatch.setattr(configs, "choose_splits", lambda *_: 2)
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL):
-        for plan in ("factored", "split", "splitk"):
-            forward, backward = linear.LOW_RANK[plan]
+        for plan in ("factored", "split", "splitk", "basis"):
+            factors = Dense(t["D"]) if plan == "basis" else LowRank(t["A"], t["B"], (O, K))
+            call = Call(x, t["weight"], t["bias"], factors, t["lam"], shared, 2)
+            forward, backward = linear.PLANS[plan]
             with launch.recording() as launches:
-                _, S = forward(x, t["weight"], t["bias"], t["A"], t["B"], t["lam"], shared)
-                backward(t["grad"], x, t["weight"], t["A"], t["B"], t["lam"], S, 2, shared, ALL)
+                _, S = forward(call)
+                backward(call, t["grad"], S, ALL)
             seen |= check(launches, monkeypatch)
-        with launch.recording() as launches:
-            forward, backward = linear.DENSE["basis"]
-            forward(x, t["weight"], t["bias"], t["D"], t["lam"], shared)
-            backward(t["grad"], x, t["weight"], t["D"], t["lam"], 2, shared, ALL)
-        seen |= check(launches, monkeypatch)
     assert seen >= {"linear_product", "linear_project", "linear_weights", "linear_bias", "linear_lam", "linear_splitk"}
 
 

@@ -16,6 +16,7 @@ from triton_cases import assert_triton_equals_definition
 import palora_kernels as pk
 from palora.bench.plan import plans_of
 from palora_kernels import plans, versions
+from palora_kernels.sizes import Sizes
 from palora_kernels.triton import availability, configs
 
 triton: Any = pytest.importorskip("triton")
@@ -208,12 +209,12 @@ def test_no_rows(device: str) -> None:
 
 def test_the_table_takes_it_where_the_base_product_is_the_work() -> None:
     like = torch.empty(0, dtype=torch.bfloat16, device="meta")
-    assert plans.linear(8, 512, 4096, 4096, 16, False, "triton", like) == "persistent"
-    assert plans.linear(5, 1024, 2048, 2048, 16, False, "triton", like) == "persistent"
-    assert plans.linear(5, 256, 468, 256, 2, False, "triton", like) == "factored"
-    assert plans.linear(8, 512, 4096, 4096, 16, False, "triton", like.float()) == "library"
+    assert plans.linear(Sizes("triton", 8, 512, 4096, 4096, 16, 3, False), like) == "persistent"
+    assert plans.linear(Sizes("triton", 5, 1024, 2048, 2048, 16, 3, False), like) == "persistent"
+    assert plans.linear(Sizes("triton", 5, 256, 468, 256, 2, 3, False), like) == "factored"
+    assert plans.linear(Sizes("triton", 8, 512, 4096, 4096, 16, 3, False), like.float()) == "library"
     with configs.assume(TARGETS["sm_80"]):
-        assert plans.linear(8, 512, 4096, 4096, 16, False, "triton", like) == "library"
+        assert plans.linear(Sizes("triton", 8, 512, 4096, 4096, 16, 3, False), like) == "library"
 
 
 # --------------------------------------------------------------------------------------------------------------- memory

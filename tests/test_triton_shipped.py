@@ -14,9 +14,10 @@ from palora.bench import ops
 from palora.bench.device import items
 from palora.cli import doctor
 from palora_kernels import implementations, plans, versions
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import LowRank, Needs
-from palora_kernels.implementations import Pair
+from palora_kernels.call import Call, Geometry, Needs
+from palora_kernels.factors import LowRank
+from palora_kernels.implementations import Plan
+from palora_kernels.sizes import Sizes
 from palora_kernels.triton import configs, launch, shipped, tuning
 from palora_kernels.triton.shipped import Gpu
 from palora_kernels.triton.tuning import Tile, Tuning
@@ -111,9 +112,9 @@ def asked() -> tuple[dict[str, set[Tile]], dict[str, set[str]]]:
     gpu-check tunes, in bfloat16, recorded without a device."""
     tiles: dict[str, set[Tile]] = {}
     offered: dict[str, set[str]] = {}
-    layers = [("linear", "LOW_RANK", shape) for shape in items.LINEAR] + [("conv2d", "CONV", s) for s in ops.CONV]
-    for op, table, shape in layers:
-        for algorithm, pair in implementations.algorithms(table, "triton", "cuda").items():
+    layers = [("linear", shape) for shape in items.LINEAR] + [("conv2d", shape) for shape in ops.CONV]
+    for op, shape in layers:
+        for algorithm, pair in implementations.algorithms(op, "triton", "cuda").items():
             with tuning.trying({}) as trial, launch.recording():
                 of = (linear_key if op == "linear" else conv_key)(shape, algorithm, pair)
             for name, listed in trial.asked.items():
@@ -123,18 +124,19 @@ def asked() -> tuple[dict[str, set[Tile]], dict[str, set[str]]]:
     return tiles, offered
 
 
-def linear_key(shape: tuple[int, ...], algorithm: str, pair: Pair) -> str | None:
+def linear_key(shape: tuple[int, ...], algorithm: str, pair: Plan) -> str | None:
     M, n, K, O, T, r = shape
     x, W, b, A, B = make(M * n, K), make(O, K), make(O), make(T, O, r), make(T, r, K)
     lam = torch.empty(M, T, device=META)
-    if algorithm == "persistent" and not plans.offers_persistent(K, O, False, True, x):
+    call = Call(x, W, b, LowRank(A, B, (O, K)), lam, False, 1)
+    if algorithm == "persistent" and not plans.offers_persistent(Sizes.of(call, "triton"), True, x):
         return None
-    y, S = pair[0](x, W, b, A, B, lam, False)
-    pair[1](y, x, W, A, B, lam, S, 1, False, Needs(True, True, True, True, True))
+    y, S = pair[0](call)
+    pair[1](call, y, S, Needs(True, True, True, True, True))
     return key("linear", False, rays=M, n=n, K=K, O=O, R=T * r)
 
 
-def conv_key(s: ops.ConvShape, algorithm: str, pair: Pair) -> str | None:
+def conv_key(s: ops.ConvShape, algorithm: str, pair: Plan) -> str | None:
     if s.groups > 1 and algorithm == "factored":
         return None
     last = torch.channels_last
@@ -146,8 +148,9 @@ def conv_key(s: ops.ConvShape, algorithm: str, pair: Pair) -> str | None:
     high, wide = geometry.output_size(x, (s.k, s.k))
     y = make(s.M * s.n, s.O, high, wide).to(memory_format=last)
     needs = Needs(x=not s.shared, weight=True, bias=True, factors=True, lam=True)
-    pair[0](x, weight, b, factors, lam, s.shared, geometry, last)
-    pair[1](y, x, weight, factors, lam, 1, s.shared, needs, geometry, last)
+    call = Call(x, weight, b, factors, lam, s.shared, 1, geometry, last)
+    pair[0](call)
+    pair[1](call, y, None, needs)
     sizes = {"rays": s.M, "n": s.n, "positions": high * wide, "K": K, "O": s.O, "R": s.T * s.r}
     return key("conv2d", s.shared, **sizes, elements=s.T + 1, groups=s.groups)
 

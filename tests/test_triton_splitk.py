@@ -16,7 +16,8 @@ import palora_kernels as pk
 from palora_kernels.triton import availability
 
 pytest.importorskip("triton")
-from palora_kernels.eager.factors import Needs
+from palora_kernels.call import Call, Needs
+from palora_kernels.factors import LowRank
 from palora_kernels.triton import configs, linear, linear_splitk, tuning
 from palora_kernels.triton.configs import TARGETS, Tile
 from palora_kernels.triton.launch import Launch, recording
@@ -107,9 +108,9 @@ def test_one_gradient_alone(device: str, needed: str) -> None:
     names = ("x", "weight", "bias", "factors", "lam")
 
     def gradients(plan: str, *wanted: str) -> dict[str, Any]:
-        given = (grad, laid_out(x, "padded"), laid_out(W, "padded"), A, B, lam, S, 1, False)
+        call = Call(laid_out(x, "padded"), laid_out(W, "padded"), None, LowRank(A, B, (18, 37)), lam, False, 1)
         with poisoned_memory(), configs.assume(TARGETS["sm_90"], cut(2)):
-            found = linear.LOW_RANK[plan][1](*given, Needs(**{name: name in wanted for name in names}))
+            found = linear.PLANS[plan][1](call, grad, S, Needs(**{name: name in wanted for name in names}))
         return dict(zip(names, found, strict=True))
 
     found, expected = gradients("splitk", needed), gradients("factored", *names)
@@ -145,7 +146,7 @@ def launches(M: int, n: int, K: int, O: int, target: str = "sm_90", r: int = 8) 
     x = torch.empty(M * n, K, dtype=torch.bfloat16, device="meta")
     A, B, lam = x.new_empty(3, O, r), x.new_empty(3, r, K), torch.empty(M, 3, device="meta")
     with configs.assume(TARGETS[target]), recording() as found:
-        linear.LOW_RANK["splitk"][0](x, x.new_empty(O, K), x.new_empty(O), A, B, lam, False)
+        linear.PLANS["splitk"][0](Call(x, x.new_empty(O, K), x.new_empty(O), LowRank(A, B, (O, K)), lam, False, 1))
     return found
 
 

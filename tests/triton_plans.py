@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from palora_kernels.eager.conv import Geometry
-from palora_kernels.eager.factors import Dense, Factors, LowRank, Needs
+from palora_kernels.call import Call, Geometry, Needs
+from palora_kernels.factors import Dense, Factors, LowRank
+from palora_kernels.plans import ALGORITHMS
 from palora_kernels.triton import configs, conv, linear, reduce
 
 Case = Callable[[torch.dtype, str], list[Tensor]]
@@ -30,6 +31,7 @@ def _linear(
     rays: int = 3,
     n: int = 47,
     sizes: tuple[int, int] = (70, 53),
+    dense: bool = False,
 ) -> Case:
     def case(dtype: torch.dtype, device: str) -> list[Tensor]:
         (O, K), T = sizes, 2
@@ -38,17 +40,14 @@ def _linear(
         bias = torch.randn(*((O,) if bias_dims == 1 else (rays, O)), device=device).to(dtype)
         lam = torch.rand(rays, T, device=device)
         grad = torch.randn(rays * n, O, device=device).to(dtype)
-        if algorithm in linear.LOW_RANK:
-            forward, backward = linear.LOW_RANK[algorithm]
+        factors: Factors = Dense(torch.randn(T, O, K, device=device).to(dtype))
+        if not dense:
             A, B = torch.randn(T, O, r, device=device).to(dtype), torch.randn(T, r, K, device=device).to(dtype)
-            y, S = forward(x, weight, bias, A, B, lam, shared)
-            return _flat(y, S, *backward(grad, x, weight, A, B, lam, S, bias_dims, shared, needs))
-        forward, backward = linear.DENSE[algorithm]
-        D = torch.randn(T, O, K, device=device).to(dtype)
-        return _flat(
-            forward(x, weight, bias, D, lam, shared),
-            *backward(grad, x, weight, D, lam, bias_dims, shared, needs),
-        )
+            factors = LowRank(A, B, (O, K))
+        call = Call(x, weight, bias, factors, lam, shared, bias_dims)
+        forward, backward = linear.PLANS[algorithm]
+        y, S = forward(call)
+        return _flat(y, S, *backward(call, grad, S, needs))
 
     return case
 
@@ -70,10 +69,10 @@ def _conv(algorithm: str, form: str, shared: bool, groups: int, stride: int) -> 
             p, q, inner = sides[form]
             A = torch.randn(T, p, inner, device=device).to(dtype)
             factors = LowRank(A, torch.randn(T, inner, q, device=device).to(dtype), shape)
-        layout = torch.channels_last
-        forward, backward = conv.CONV[algorithm]
-        y = forward(x, weight, bias, factors, lam, shared, geometry, layout)
-        return _flat(y, *backward(torch.randn_like(y), x, weight, factors, lam, 1, shared, ALL, geometry, layout))
+        call = Call(x, weight, bias, factors, lam, shared, 1, geometry, torch.channels_last)
+        forward, backward = conv.PLANS[algorithm]
+        y, S = forward(call)
+        return _flat(y, *backward(call, torch.randn_like(y), S, ALL))
 
     return case
 
@@ -97,17 +96,18 @@ def _flat(*results: Tensor | list[Tensor] | None) -> list[Tensor]:
 
 def _all() -> dict[str, Case]:
     cases: dict[str, Case] = {"sums over splits": _add_up}
-    for algorithm in (*linear.LOW_RANK, *getattr(linear, "DENSE", {})):
-        for shared in (False, True):
-            for label, needs, r, bias_dims in (("all", ALL, 3, 1), ("frozen base", FROZEN, 37, 2)):
-                where = "shared" if shared else "stacked"
-                cases[f"linear {algorithm} {where} {label}"] = _linear(algorithm, shared, needs, r, bias_dims)
+    for op in ("linear", "linear_delta"):
+        for algorithm in ALGORITHMS[op]:
+            for shared in (False, True):
+                for label, needs, r, bias_dims in (("all", ALL, 3, 1), ("frozen base", FROZEN, 37, 2)):
+                    where = f"{op} {algorithm} {'shared' if shared else 'stacked'} {label}"
+                    cases[where] = _linear(algorithm, shared, needs, r, bias_dims, dense=op == "linear_delta")
     # One row a ray: a tile holds many rays. Many rows of few outputs: the sums are split.
     cases["linear factored per-row"] = _linear("factored", False, ALL, 3, 2, rays=80, n=1)
     cases["linear factored many rows"] = _linear("factored", False, ALL, 1, 1, rays=2, n=700)
     # Rows of whole 16 bytes, which tensor descriptors ask for.
     cases["linear persistent described"] = _linear("persistent", False, ALL, 3, 2, sizes=(72, 56))
-    for algorithm in conv.CONV:
+    for algorithm in conv.PLANS:
         for form in ("matricised", "loralib", "dense"):
             if algorithm == "factored" and form != "matricised":
                 continue

@@ -51,9 +51,7 @@ def convolve(call: Call, kernel: Tensor, bias: Tensor | None, out: Tensor | None
     return y
 
 
-def pull(
-    call: Call, grad: Tensor, kernel: Tensor, need_x: bool, need_kernel: bool
-) -> tuple[Tensor | None, Tensor]:
+def pull(call: Call, grad: Tensor, kernel: Tensor, need_x: bool, need_kernel: bool) -> tuple[Tensor | None, Tensor]:
     """(dx or None, dkernel) of one convolution of x."""
     x = call.x
     if not _tiles(x, kernel, grad.numel() // max(grad.shape[1], 1)):
@@ -76,15 +74,14 @@ def add_bias_(y: Tensor, call: Call) -> None:
 def factored_forward(call: Call) -> tuple[Tensor, None]:
     if call.layout != CL:
         return eager_conv.factored_forward(call)
-    x, weight = call.x, call.weight
+    weight = call.weight
     S = convolve(call, call.dense(eager_conv.filters(call)), None)
     base: Tensor | None = None
     common = call.common_bias if weight is not None else None
     if weight is not None:
         base = convolve(call, call.dense(weight), common)
-    if base is not None and not call.sums_rays:
-        y = base
-    else:
+    y = base
+    if y is None or call.sums_rays:
         y = call.empty([call.samples, call.outputs, *S.shape[2:]])
     torch.ops.palora_native.low_rank_add.default(
         None if base is None else rows_of(base), rows_of(S), call.low_rank.given[0], call.lam, call.shared, rows_of(y)

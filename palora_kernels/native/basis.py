@@ -86,9 +86,7 @@ def _gather(
     return dx, found
 
 
-def _split(
-    found: list[Tensor], basis: Basis, call: Call, needs: Needs
-) -> tuple[Tensor | None, list[Tensor] | None]:
+def _split(found: list[Tensor], basis: Basis, call: Call, needs: Needs) -> tuple[Tensor | None, list[Tensor] | None]:
     """(dW, gradients of the factors) from those of the elements."""
     if not found:
         return None, None

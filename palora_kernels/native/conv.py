@@ -65,9 +65,7 @@ def tiled_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients
 def direct_forward(call: Call) -> tuple[Tensor, None]:
     basis = Basis.of(call)
     elements = torch.stack(basis.elements(call.factors.deltas()))
-    y: Tensor = torch.ops.palora_native.basis_conv.default(
-        call.x, elements, basis.c, call.bias, *geometry_of(call)[:3]
-    )
+    y: Tensor = torch.ops.palora_native.basis_conv.default(call.x, elements, basis.c, call.bias, *geometry_of(call)[:3])
     return call.dense(y), None
 
 

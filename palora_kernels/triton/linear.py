@@ -33,7 +33,7 @@ def factored_forward(call: Call, fused: bool = True) -> tuple[Tensor, Tensor]:
     """S is X B^T (P, R). ``fused`` off is the plan ``split``."""
     x, adapters = call.x, Adapters.of(call)
     y, R = x.new_empty(call.samples, call.outputs), adapters.into.columns
-    fused = fused and R <= linear_product.widest(x.dtype)
+    fused = fused and linear_product.widest(x.dtype) >= R
     S = x.new_empty(x.shape[0], R) if fused else linear_project.run(x, adapters.into)
     s_from = "x" if fused else "memory"
     linear_product.run(x, call.weight, call.bias, adapters, S, y, s_from=s_from, shared=call.shared)

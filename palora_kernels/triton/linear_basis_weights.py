@@ -97,7 +97,7 @@ def linear_basis_weights(
 
 def run(call: Call, grad: Tensor, needs: Needs, *, scaled: bool) -> tuple[Tensor | None, list[Tensor] | None]:
     """(dW, [dD]), None where not needed; grad (rows, O), or (E, rows, O) if not ``scaled``."""
-    x, lam, (D,), common = call.x, call.lam, call.factors.given, call.weight is not None
+    x, lam, D, common = call.x, call.lam, call.D, call.weight is not None
     weight, deltas = needs.weight, needs.factors
     rows, K = x.shape
     T, O = D.shape[:2]

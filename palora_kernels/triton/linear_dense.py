@@ -27,7 +27,7 @@ from palora_kernels.triton import (
 def _one_layout(call: Call) -> Call:
     """W and D with the strides of (O, K), as the kernels that step from one to the other need them."""
     weight = None if call.weight is None else call.weight.contiguous()
-    return replace(call, weight=weight, factors=Dense(call.factors.given[0].contiguous()))
+    return replace(call, weight=weight, factors=Dense(call.D.contiguous()))
 
 
 def basis_forward(call: Call) -> tuple[Tensor, None]:
@@ -35,17 +35,17 @@ def basis_forward(call: Call) -> tuple[Tensor, None]:
     if call.sums_rays and elements > linear_combine.MOST_ELEMENTS:
         return merged_forward(call)
     call = _one_layout(call)
-    y, (D,) = call.x.new_empty(call.samples, call.outputs), call.factors.given
+    y = call.x.new_empty(call.samples, call.outputs)
     if call.sums_rays:
-        linear_combine.run(call.x, call.weight, D, call.bias, call.lam, y)
+        linear_combine.run(call.x, call.weight, call.D, call.bias, call.lam, y)
     else:
-        linear_basis.run(call.x, call.weight, D, call.bias, call.lam, y, n=call.n, scaled=True)
+        linear_basis.run(call.x, call.weight, call.D, call.bias, call.lam, y, n=call.n, scaled=True)
     return y, None
 
 
 def basis_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradients:
     call, shared, common = _one_layout(call), call.sums_rays, call.weight is not None
-    x, lam, (D,) = call.x, call.lam, call.factors.given
+    x, lam, D = call.x, call.lam, call.D
     # With a shared input every gradient but lam's sees the rays only through these sums.
     summed = linear_sums.over_rays(grad, lam, common=common, tasks=D.shape[0]) if shared else grad
     dx = dweight = dlam = dD = None
@@ -106,7 +106,9 @@ def merged_backward(call: Call, grad: Tensor, S: None, needs: Needs) -> Gradient
         gradients = _wide_bmm(by_ray.transpose(1, 2), _rows(call))
 
         def sums(each: bool, total: bool) -> tuple[Tensor | None, Tensor | None]:
-            return gradients.view(rays, O, K, 1, 1) if each else None, gradients.sum(0).to(call.x.dtype) if total else None
+            return gradients.view(rays, O, K, 1, 1) if each else None, gradients.sum(0).to(
+                call.x.dtype
+            ) if total else None
 
         found = merge_pull.pull(_one_tap(call.factors), gradients.view(rays, 1, O * K), call.lam, needs, sums)
         shapes = [t.shape for t in call.factors.given]

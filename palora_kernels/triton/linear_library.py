@@ -87,5 +87,5 @@ def parameters(
         dbias = linear_sums.bias(grad, call.rays, 2)
     dlam = None
     if needs.lam and U0 is not None:
-        dlam = linear_sums.lam(S, U0, *call.lam.shape, call.sums_rays)
+        dlam = linear_sums.lam(S, U0, call.rays, call.low_rank.tasks, call.sums_rays)
     return Gradients(None, dweight, dbias, factors, dlam)

@@ -187,8 +187,8 @@ def pull(factors: Factors, partial: Tensor, lam: Tensor, needs: Needs, sums: Sum
     """Those of W, the factors and lam from ``partial`` as `run` takes it; ``sums``: where it does not, what to add."""
     each = needs.factors or needs.lam
     if each and isinstance(factors, LowRank) and fits(factors, partial.device):
-        dweight, pulled, dlam = run(factors, partial, lam, weight=needs.weight)
-        return Gradients(None, dweight, None, pulled if needs.factors else None, dlam if needs.lam else None)
+        dweight, pulled, of_lam = run(factors, partial, lam, weight=needs.weight)
+        return Gradients(None, dweight, None, pulled if needs.factors else None, of_lam if needs.lam else None)
     kernels, dweight = sums(each, needs.weight)
     dfactors, dlam = (None, None) if kernels is None else merge.pull_back(factors, kernels, lam, needs)
     return Gradients(None, dweight, None, dfactors, dlam)

@@ -82,9 +82,7 @@ def _pull_combination(
     if conv.groups == 1:
         gz = kind.new(x, x.shape[0], E * O, positions)
         ops.combine(kind.elements(gz, groups, E), g, c)
-        dx, dkernel, _ = conv.backward(
-            kind.maps(gz, size), x, call.dense(kernels.flatten(0, 1)), needs.x, want_kernel
-        )
+        dx, dkernel, _ = conv.backward(kind.maps(gz, size), x, call.dense(kernels.flatten(0, 1)), needs.x, want_kernel)
         return (dx if needs.x else None), list(dkernel.chunk(E)) if want_kernel else []
     total: Tensor | None = None
     dkernels = []

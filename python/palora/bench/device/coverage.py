@@ -29,7 +29,6 @@ class Example:
     """One call: ``make`` gives its tensors in float64 on the CPU."""
 
     op: str
-    table: str
     label: str
     make: Callable[[], Tensors]
     options: dict[str, Any]
@@ -77,9 +76,9 @@ def _linear(M: int, n: int, K: int, O: int, T: int, r: int, shared: bool, bias: 
 
     base = "" if weight else ", no common part"
     label = f"M{M} n{n} {K}→{O} T{T} r{r}{', shared' if shared else ''}, bias {('none', 'one', 'per ray')[bias]}{base}"
-    op, table = ("linear_delta", "DENSE") if dense else ("linear", "LOW_RANK")
+    op = "linear_delta" if dense else "linear"
     described = weight and not shared and K % 8 == 0 and O % 8 == 0
-    return Example(op, table, label, make, {"shared": shared}, lambda name: name != "persistent" or described)
+    return Example(op, label, make, {"shared": shared}, lambda name: name != "persistent" or described)
 
 
 def _conv(M: int, n: int, C: int, O: int, T: int, r: int, form: str, shared: bool, bias: int, **more: Any) -> Example:
@@ -106,7 +105,7 @@ def _conv(M: int, n: int, C: int, O: int, T: int, r: int, form: str, shared: boo
     def only(algorithm: str) -> bool:
         return algorithm != "factored" or (form == "matricised" and groups == 1)
 
-    return Example(op, "CONV", label, make, {"shared": shared, "groups": groups, **more}, only)
+    return Example(op, label, make, {"shared": shared, "groups": groups, **more}, only)
 
 
 def examples(small: bool = False) -> list[Example]:
@@ -202,7 +201,7 @@ def findings(
     """One for each call, dtype and plan."""
     for backend in backends:
         for call in calls:
-            for algorithm in implementations.algorithms(call.table, backend, device.type):
+            for algorithm in implementations.algorithms(call.op, backend, device.type):
                 for dtype in dtypes:
                     if call.takes(algorithm, dtype) and has(device, dtype, algorithm):
                         yield _examined(call, device, dtype, backend, algorithm)
@@ -211,7 +210,7 @@ def findings(
 def has(device: torch.device, dtype: torch.dtype, algorithm: str) -> bool:
     """Whether the device has a plan at all."""
     like = torch.empty(0, dtype=dtype, device=device)
-    return algorithm != "persistent" or plans.offers_persistent(8, 8, False, True, like)
+    return algorithm != "persistent" or plans.copies_tiles(like.device, like.dtype)
 
 
 def _examined(call: Example, device: torch.device, dtype: torch.dtype, backend: str, algorithm: str) -> Finding:

@@ -63,7 +63,7 @@ def columns(item: Item, device: str = "cuda") -> list[Column]:
     if item.what == "step":
         shares = range(SHARES.get(item.subject, 0))
         return [*(Column(item, f"layers {share}") for share in shares), Column(item, "step")]
-    found = [f"triton.{name}" for name in implementations.algorithms(tune.TABLES[item.subject], "triton", device)]
+    found = [f"triton.{name}" for name in implementations.algorithms(item.subject, "triton", device)]
     return [Column(item, name) for name in (found if item.what == "tune" else ["eager", *found])]
 
 

@@ -23,7 +23,6 @@ from palora_kernels import implementations
 from palora_kernels.triton import tuning
 from palora_kernels.triton.tuning import Tile, Tuning
 
-TABLES = {"linear": "LOW_RANK", "linear_delta": "DENSE", "conv2d": "CONV", "conv2d_delta": "CONV"}
 Timer = Callable[[Callable[[], Run]], float]
 """Seconds of what a column prepares; raises RuntimeError where a kernel cannot start."""
 
@@ -138,7 +137,7 @@ class _Search:
     def _untuned(self, without: Collection[str]) -> dict[str, float]:
         """Seconds of every plan that the call offers, with the arithmetic's tiles."""
         found = {}
-        for algorithm in implementations.algorithms(TABLES[self.op], "triton", self.problem.grad.device.type):
+        for algorithm in implementations.algorithms(self.op, "triton", self.problem.grad.device.type):
             if algorithm in without:
                 continue
             with pk.force_plan(**{self.op: algorithm}):

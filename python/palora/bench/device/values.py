@@ -74,7 +74,7 @@ def jobs(precisions: list[str], backends: list[str], device: str = "cuda") -> li
     found = []
     for index, call in enumerate(coverage.calls()):
         for backend in backends:
-            for algorithm in implementations.algorithms(call.table, backend, device):
+            for algorithm in implementations.algorithms(call.op, backend, device):
                 label = f"{call.op} {call.label}"
                 tiles = call.tiles and backend == "triton"
                 found += [
