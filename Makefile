@@ -62,7 +62,7 @@ bench: $(READY_TO_DEVELOP) ## time ours, the authors' way and the plain model on
 	@$(BIN)/palora bench $(ARGS)
 
 cuda-check: $(READY_TO_DEVELOP) ## compile every CUDA C++ kernel with nvcc, show registers and spills; needs no GPU
-	@$(BIN)/python -m palora_kernels.native.cuda_check $(ARGS)
+	@$(BIN)/python -m palora_kernels.verify.cuda_check $(ARGS)
 
 gpu-check: ## is every kernel right on this GPU, and how fast? Nothing is installed: PYTHON needs torch and triton
 	@PYTHONPATH=.:python $(PYTHON) -m palora.bench.device.check $(ARGS)

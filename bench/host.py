@@ -21,7 +21,7 @@ from torch import Tensor
 
 import palora_kernels as pk
 from palora_kernels import direct
-from palora_kernels.triton import configs, launch, replay
+from palora_kernels.triton.launching import configs, launch, replay
 
 LAUNCH, LINEAR, CONV = 15.0, 200.0, 300.0  # the most microseconds that these may take
 

@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
 
-from palora_kernels.triton import availability
+from palora_kernels.triton.launching import availability
 
 TARGET = GPUTarget("cuda", 90, 32)
 SHARED_MEMORY = 232_448  # bytes a program may use on an H100

@@ -3,10 +3,12 @@
 The story, from the definition outwards:
 
 - ``reference``: what every op computes, as a loop over rays in plain PyTorch;
-- ``eager/``: fast plans made of plain PyTorch ops, each with its own backward;
-- ``plans``: the table that says which plan serves which shape;
-- ``library``: the ops as the dispatcher, autograd and ``torch.compile`` see them;
-- ``functional``: the public functions: validation, dtypes, choice of backend.
+- ``call``, ``factors``: one call of an op, low-rank or dense, as every plan gets it;
+- ``eager/``, ``native/``, ``triton/``: the backends, each with plans made of a forward and a backward;
+- ``plans``: which plan serves which shape; ``implementations``: where its functions are, and what all have in common;
+- ``library``, ``gradients``: the ops as the dispatcher, autograd and ``torch.compile`` see them;
+- ``functional``: the public functions: validation, dtypes, choice of backend;
+- ``verify/``: what shows that all this is right.
 
 This package knows nothing of modules or training: it needs torch and numpy only, and never imports ``palora``.
 """

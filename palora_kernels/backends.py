@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from palora_kernels.native import loading
-from palora_kernels.triton import availability as triton
+from palora_kernels.triton.launching import availability as triton
 
 NAMES = ("reference", "eager", "native", "triton")
 AVAILABLE = "available"

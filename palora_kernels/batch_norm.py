@@ -86,7 +86,8 @@ class _Fused(torch.autograd.Function):
         momentum: float | None,
         eps: float,
     ) -> Tensor:
-        from palora_kernels.triton import norm, replay
+        from palora_kernels.triton import norm
+        from palora_kernels.triton.launching import replay
 
         tensors = (x, weight, bias, *(running or (None, None, None)))
         y, mean, scale = replay.perform(norm.forward, tensors, (rays, momentum, eps))
@@ -96,7 +97,8 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        from palora_kernels.triton import norm, replay
+        from palora_kernels.triton import norm
+        from palora_kernels.triton.launching import replay
 
         x, weight, bias, mean, scale = ctx.saved_tensors
         needs = ctx.needs_input_grad

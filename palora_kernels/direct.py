@@ -2,8 +2,8 @@
 
 `functional` checks arguments, chooses the dtype, the backend and the plan, and calls an operator of ``torch.library``,
 whose gradient is another. All of that is Python, and for a small layer it takes longer than its kernels. None of it
-depends on values, so it is done once for a key (`palora_kernels.triton.replay`) and `Remembered` holds the outcome: the
-plan, the steps of its forward, those of its backward. Its gradient is an ``autograd.Function``, which costs least.
+depends on values, so it is done once for a key (`palora_kernels.triton.launching.replay`) and `Remembered` holds the
+outcome: the plan, the steps of its forward, those of its backward. Its gradient is an ``autograd.Function``, which costs least.
 
 Compilers, tracers, profilers, dispatch modes, torch.func and tensor subclasses get the operators, as before.
 """
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from palora_kernels import gradients, library, plans
 from palora_kernels.backends import batched, under_functorch
-from palora_kernels.triton import replay
-from palora_kernels.triton.program import Program, Tensors
+from palora_kernels.triton.launching import replay
+from palora_kernels.triton.launching.program import Program, Tensors
 
 _MOST = 1024  # calls remembered; a process that makes more starts over
 _calls: dict[Hashable, Remembered] = {}

@@ -22,20 +22,19 @@ from palora_kernels.plans import ALGORITHMS, KEEP_S, op_of
 Plan = tuple[Callable[..., Any], Callable[..., Any]]
 
 
-# By backend; "native" on CUDA tensors is another.
-PACKAGES = {
-    "eager": "palora_kernels.eager",
-    "native": "palora_kernels.native",
-    "native on cuda": "palora_kernels.native.cuda",
-    "triton": "palora_kernels.triton",
+# Where a backend's plans are, with "linear" or "conv" in it; "native" on CUDA tensors has others.
+MODULES = {
+    "eager": "palora_kernels.eager.{}",
+    "native": "palora_kernels.native.{}",
+    "native on cuda": "palora_kernels.native.cuda.{}",
+    "triton": "palora_kernels.triton.{}.plans",
 }
 
 
 def _table(op: str, backend: str, device: str) -> dict[str, Plan]:
     """Imports the backend on first use."""
-    package = PACKAGES["native on cuda" if (backend, device) == ("native", "cuda") else backend]
-    layer = "conv" if op.startswith("conv") else "linear"
-    plans: dict[str, Plan] = import_module(f"{package}.{layer}").PLANS
+    module = MODULES["native on cuda" if (backend, device) == ("native", "cuda") else backend]
+    plans: dict[str, Plan] = import_module(module.format("conv" if op.startswith("conv") else "linear")).PLANS
     return plans
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from palora_kernels import implementations
 from palora_kernels.call import Call, Geometry, Gradients, Needs, memory_format
 from palora_kernels.factors import Dense, Factors, LowRank
-from palora_kernels.triton import replay
+from palora_kernels.triton.launching import replay
 
 LIBRARY = torch.library.Library("palora", "DEF")
 

@@ -16,7 +16,7 @@ from palora_kernels import gpu_plans
 from palora_kernels.call import Call
 from palora_kernels.factors import LowRank
 from palora_kernels.sizes import Sizes
-from palora_kernels.triton import configs, tuning
+from palora_kernels.triton.launching import configs, tuning
 
 _FORCED: dict[str, str] = {}
 

@@ -1,7 +1,7 @@
 """Shared by all tests: fixed seeds, folders of their own (isolation.py), and where the Triton kernels run.
 
 Without a GPU they run in Triton's interpreter on CPU tensors, its arithmetic corrected (triton_interpreter.py) and
-every access checked for races and bounds (palora_kernels.triton.races); with one, the same tests run on the device.
+every access checked for races and bounds (palora_kernels.verify.races); with one, the same tests run on the device.
 Triton reads TRITON_INTERPRET when a kernel is decorated, so the choice is made here, before any test file imports one.
 Programs that need compiled kernels start a process without the variable.
 """
@@ -32,7 +32,7 @@ if DEVICE == "cpu":
 if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None:
     import triton_interpreter
 
-    from palora_kernels.triton import races
+    from palora_kernels.verify import races
 
     triton_interpreter.correct()
     WATCHED = races.watch()
@@ -76,7 +76,7 @@ def _seed() -> None:
 def _forget() -> None:
     """No test takes launches from the memory of another, which may have changed what they depend on."""
     from palora_kernels import direct
-    from palora_kernels.triton import replay
+    from palora_kernels.triton.launching import replay
 
     direct.forget()
     replay.forget()

@@ -18,7 +18,7 @@ from torch import Tensor
 import palora_kernels as pk
 from bench.idle_driver import IdleDriver, idle_gpu
 from palora_kernels import direct
-from palora_kernels.triton import replay
+from palora_kernels.triton.launching import replay
 
 M, n, K, O, T, r = 2, 8, 32, 48, 2, 2
 

@@ -14,8 +14,10 @@ import torch
 from palora.bench.device import check, coverage, items, report, values, workers
 from palora.bench.device.workers import Lost
 from palora_kernels import implementations, plans
-from palora_kernels.triton import configs, linear, linear_product, tuning
-from palora_kernels.triton.tuning import Tile
+from palora_kernels.triton.launching import configs, tuning
+from palora_kernels.triton.launching.tuning import Tile
+from palora_kernels.triton.linear import plans as linear
+from palora_kernels.triton.linear import product as linear_product
 
 CPU = torch.device("cpu")
 TILES = [Tile(16, 16, 16, 4, 2), Tile(32, 16, 16, 4, 2)]

@@ -20,9 +20,11 @@ from palora.cli import main
 from palora.cli.bench import check_kernels, on_device, tuned
 from palora.errors import PaloraError
 from palora_kernels import implementations, plans
-from palora_kernels.triton import configs, linear, roofline, tuning
-from palora_kernels.triton.configs import TARGETS, Tile
-from palora_kernels.triton.networks import LAYERS
+from palora_kernels.triton.launching import configs, tuning
+from palora_kernels.triton.launching.configs import TARGETS, Tile
+from palora_kernels.triton.linear import plans as linear
+from palora_kernels.verify import roofline
+from palora_kernels.verify.networks import LAYERS
 
 CPU = torch.device("cpu")
 SMALL = Tile(16, 16, 16, 4, 2)

@@ -10,7 +10,7 @@ import pytest
 
 from palora.bench.device import figure, goals, measured, report
 from palora.errors import PaloraError
-from palora_kernels.triton import tuning
+from palora_kernels.triton.launching import tuning
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu-check" / "h200.json"
 

@@ -19,8 +19,8 @@ from palora.bench.device.workers import Lost
 from palora.bench.plan import plans_of
 from palora.errors import PaloraError
 from palora_kernels import implementations, plans, versions
-from palora_kernels.triton import configs, launch, shipped, tuning
-from palora_kernels.triton.tuning import Tile
+from palora_kernels.triton.launching import configs, launch, shipped, tuning
+from palora_kernels.triton.launching.tuning import Tile
 
 CPU = torch.device("cpu")
 TILES = [Tile(16, 16, 16, 4, 2), Tile(32, 16, 16, 4, 2)]
@@ -76,7 +76,7 @@ def test_rows_hold_every_plan_and_what_it_is_compared_with() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_plan_that_joins_the_table_is_a_column_without_a_word_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from palora_kernels.triton import linear
+    from palora_kernels.triton.linear import plans as linear
 
     monkeypatch.setitem(linear.PLANS, "new", linear.PLANS["factored"])
     monkeypatch.setitem(plans.ALGORITHMS, "linear", (*plans.ALGORITHMS["linear"], "new"))

@@ -18,9 +18,9 @@ from palora.bench.device import tune
 from palora.bench.plan import plans_of
 from palora.cli import main
 from palora_kernels import plans
-from palora_kernels.triton import configs, tuning
-from palora_kernels.triton.launch import Launch, recording
-from palora_kernels.triton.tuning import Tile, Tuning
+from palora_kernels.triton.launching import configs, tuning
+from palora_kernels.triton.launching.launch import Launch, recording
+from palora_kernels.triton.launching.tuning import Tile, Tuning
 
 CPU = torch.device("cpu")
 SHAPE = (2, 8, 16, 12, 2, 1)

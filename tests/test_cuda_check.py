@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from palora_kernels.native import build_cuda, cuda_check, loading
+from palora_kernels.native import build_cuda, loading
+from palora_kernels.verify import cuda_check
 
 ROOT = Path(__file__).parents[1]
 _OBSTACLE = build_cuda.toolkit_obstacle()
@@ -52,7 +53,7 @@ def test_a_spill_fails_and_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_without_nvcc_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment = {**os.environ, "CUDA_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "palora_kernels.native.cuda_check"]
+    command = [sys.executable, "-m", "palora_kernels.verify.cuda_check"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "nvcc was found neither" in done.stderr

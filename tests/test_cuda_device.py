@@ -25,7 +25,7 @@ def host_operators(pytestconfig: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def cuda_plans(host_operators: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The backend "eager" uses the CUDA plans; memory that is never written is NaN."""
-    monkeypatch.setitem(implementations.PACKAGES, "eager", "palora_kernels.native.cuda")
+    monkeypatch.setitem(implementations.MODULES, "eager", "palora_kernels.native.cuda.{}")
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -104,7 +104,7 @@ torch.ops.load_library({library!r})
 torch.set_num_threads(1)
 from kernel_cases import assert_equals_definition, conv_case, linear_case, linear_delta_case
 from palora_kernels import implementations
-implementations.PACKAGES["eager"] = "palora_kernels.native.cuda"
+implementations.MODULES["eager"] = "palora_kernels.native.cuda.{{}}"
 for dtype in (torch.float32, torch.bfloat16):
     for shared in (False, True):
         for shape in ((3, 2, 7, 6, 2, 1), (2, 3, 16, 24, 2, 5)):

@@ -15,11 +15,11 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from palora_kernels.triton import catalog
-from palora_kernels.triton.aot import TARGETS, amdgcn, ir, loops, ptx, sass
-from palora_kernels.triton.aot.building import Finding
-from palora_kernels.triton.aot.code import Code
-from palora_kernels.triton.aot.gate import faults
+from palora_kernels.verify import catalog
+from palora_kernels.verify.aot import TARGETS, amdgcn, ir, loops, ptx, sass
+from palora_kernels.verify.aot.building import Finding
+from palora_kernels.verify.aot.code import Code
+from palora_kernels.verify.aot.gate import faults
 
 TESTS = Path(__file__).parent
 
@@ -28,7 +28,7 @@ def compile_all(folder: Path, *arguments: str) -> tuple[int, str, dict[tuple[str
     """Exit code, output, and the rows by variant and target. A process of its own: here Triton only interprets."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path, str(TESTS)])
-    command = [sys.executable, "-m", "palora_kernels.triton.aot", "--json", str(folder / "aot.json"), *arguments]
+    command = [sys.executable, "-m", "palora_kernels.verify.aot", "--json", str(folder / "aot.json"), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stderr
     rows = json.loads((folder / "aot.json").read_text())

@@ -29,8 +29,13 @@ from palora_kernels.sizes import Sizes
 
 pytest.importorskip("triton")
 
-from palora_kernels.triton import configs, conv, conv_gemm, conv_kernel_gradient, launch, merge, merge_pull
-from palora_kernels.triton.conv_shapes import ConvShape, few
+from palora_kernels.triton.conv import gemm as conv_gemm
+from palora_kernels.triton.conv import kernel_gradient as conv_kernel_gradient
+from palora_kernels.triton.conv import plans as conv
+from palora_kernels.triton.conv.shapes import ConvShape, few
+from palora_kernels.triton.launching import configs, launch
+from palora_kernels.triton.merge import merge
+from palora_kernels.triton.merge import pull as merge_pull
 
 ALGORITHMS = ["merged", "library", "factored", "basis"]
 SMALL = configs.Tile(16, 16, 16, 2, 2)

@@ -15,7 +15,7 @@ from palora_kernels.backends import backends
 
 pytest.importorskip("triton")
 
-from palora_kernels.triton import availability
+from palora_kernels.triton.launching import availability
 
 if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)

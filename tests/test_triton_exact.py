@@ -19,11 +19,12 @@ from torch import Tensor
 from triton_cases import laid_out, poisoned_memory
 
 import palora_kernels as pk
-from palora_kernels.triton import availability
+from palora_kernels.triton.launching import availability
 
 pytest.importorskip("triton")
-from palora_kernels.triton import configs, linear_sums
-from palora_kernels.triton.configs import Target, Tile
+from palora_kernels.triton.launching import configs
+from palora_kernels.triton.launching.configs import Target, Tile
+from palora_kernels.triton.linear import sums as linear_sums
 
 if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)

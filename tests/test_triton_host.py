@@ -27,7 +27,7 @@ import palora
 import palora_kernels as pk
 from palora.layers import context
 from palora_kernels import direct, versions
-from palora_kernels.triton import configs, launch, replay, tuning
+from palora_kernels.triton.launching import configs, launch, replay, tuning
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

@@ -17,14 +17,19 @@ from triton_cases import GRADS, LAYOUTS, assert_triton_equals_definition, laid_o
 
 import palora_kernels as pk
 from palora_kernels import plans
-from palora_kernels.triton import availability
+from palora_kernels.triton.launching import availability
 
 pytest.importorskip("triton")
 from palora_kernels.sizes import Sizes
-from palora_kernels.triton import configs, linear_combine, linear_library, linear_product, linear_rays, linear_sums
-from palora_kernels.triton.configs import TARGETS, Tile
-from palora_kernels.triton.launch import recording
-from palora_kernels.triton.operands import Adapters
+from palora_kernels.triton.launching import configs
+from palora_kernels.triton.launching.configs import TARGETS, Tile
+from palora_kernels.triton.launching.launch import recording
+from palora_kernels.triton.launching.operands import Adapters
+from palora_kernels.triton.linear import combine as linear_combine
+from palora_kernels.triton.linear import library as linear_library
+from palora_kernels.triton.linear import product as linear_product
+from palora_kernels.triton.linear import rays as linear_rays
+from palora_kernels.triton.linear import sums as linear_sums
 
 if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)
@@ -371,7 +376,7 @@ def test_a_recorded_launch_is_specialised_like_a_real_one() -> None:
     x = torch.empty(32, 48, dtype=torch.bfloat16, device="meta")
     case = {"A": x.new_empty(2, 64, 3), "B": x.new_empty(2, 3, 48)}
     y = x.new_empty(32, 64)
-    from palora_kernels.triton.operands import in_side, out_side
+    from palora_kernels.triton.launching.operands import in_side, out_side
 
     with configs.assume(TARGETS["sm_80"]), recording() as launches:
         lam = torch.empty(2, 2, device="meta")

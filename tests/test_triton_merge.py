@@ -11,7 +11,9 @@ from palora_kernels.factors import LowRank
 
 pytest.importorskip("triton")
 
-from palora_kernels.triton import configs, launch, merge, merge_pull
+from palora_kernels.triton.launching import configs, launch
+from palora_kernels.triton.merge import merge
+from palora_kernels.triton.merge import pull as merge_pull
 
 # Sides of the products and shape of the kernels. Multiples of 16 where a layer has them: compilers treat those apart.
 FORMS = {

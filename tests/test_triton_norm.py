@@ -17,7 +17,8 @@ import palora
 pytest.importorskip("triton")
 
 from palora_kernels.batch_norm import Running, ray_batch_norm
-from palora_kernels.triton import configs, launch, norm
+from palora_kernels.triton import norm
+from palora_kernels.triton.launching import configs, launch
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SHAPES = {  # M, then that of one ray

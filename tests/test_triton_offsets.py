@@ -15,7 +15,10 @@ pytest.importorskip("triton")
 
 from palora_kernels.call import Call, Needs
 from palora_kernels.factors import Dense, LowRank
-from palora_kernels.triton import configs, counting, launch, linear, merge
+from palora_kernels.triton.launching import configs, launch
+from palora_kernels.triton.linear import plans as linear
+from palora_kernels.triton.merge import merge
+from palora_kernels.verify import counting
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU kernels are compiled, not interpreted")
 
@@ -127,8 +130,8 @@ def test_merging(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrapped_offset_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the others rely on."""
-    from palora_kernels.triton import linear_project
-    from palora_kernels.triton.operands import in_side
+    from palora_kernels.triton.launching.operands import in_side
+    from palora_kernels.triton.linear import project as linear_project
 
     t = operands(-2)
     with configs.assume(configs.TARGETS["sm_90"], tile=SMALL), launch.recording() as launches:

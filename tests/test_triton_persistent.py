@@ -17,11 +17,12 @@ import palora_kernels as pk
 from palora.bench.plan import plans_of
 from palora_kernels import plans, versions
 from palora_kernels.sizes import Sizes
-from palora_kernels.triton import availability, configs
+from palora_kernels.triton.launching import availability, configs
 
 triton: Any = pytest.importorskip("triton")
-from palora_kernels.triton import launch, linear_persistent  # noqa: E402
-from palora_kernels.triton.configs import TARGETS, Target, Tile  # noqa: E402
+from palora_kernels.triton.launching import launch  # noqa: E402
+from palora_kernels.triton.launching.configs import TARGETS, Target, Tile  # noqa: E402
+from palora_kernels.triton.linear import persistent as linear_persistent  # noqa: E402
 
 if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)

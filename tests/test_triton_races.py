@@ -20,7 +20,7 @@ import triton.language as tl  # noqa: E402
 import triton_toys as toys  # noqa: E402
 from triton.runtime.errors import InterpreterError  # noqa: E402
 
-from palora_kernels.triton.races import Launch, Seen  # noqa: E402
+from palora_kernels.verify.races import Launch, Seen  # noqa: E402
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU kernels are compiled, not interpreted")
 
@@ -172,7 +172,7 @@ def test_every_kernel_is_free_of_races_and_stays_in_bounds() -> None:
     import conftest
     import triton_plans
 
-    from palora_kernels.triton import catalog
+    from palora_kernels.verify import catalog
 
     for name in triton_plans.CASES:
         for result in triton_plans.run(name, torch.bfloat16, "cpu"):

@@ -12,10 +12,10 @@ triton: Any = pytest.importorskip("triton", reason="Triton is not installed")
 import triton_toys as toys  # noqa: E402
 
 from palora.models import MLP, LeNet, MultiTaskModel, ResNet18, SegNet  # noqa: E402
-from palora_kernels.triton import counting, roofline  # noqa: E402
-from palora_kernels.triton.launch import Launch  # noqa: E402
-from palora_kernels.triton.networks import LAYERS  # noqa: E402
-from palora_kernels.triton.roofline import Layer  # noqa: E402
+from palora_kernels.triton.launching.launch import Launch  # noqa: E402
+from palora_kernels.verify import counting, roofline  # noqa: E402
+from palora_kernels.verify.networks import LAYERS  # noqa: E402
+from palora_kernels.verify.roofline import Layer  # noqa: E402
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="counting interprets; on a GPU kernels are compiled")
 RAYS, RIDGE = 5, roofline.RIDGE["sm_90"]

@@ -18,9 +18,9 @@ from palora_kernels.call import Call, Geometry, Needs
 from palora_kernels.factors import LowRank
 from palora_kernels.implementations import Plan
 from palora_kernels.sizes import Sizes
-from palora_kernels.triton import configs, launch, shipped, tuning
-from palora_kernels.triton.shipped import Gpu
-from palora_kernels.triton.tuning import Tile, Tuning
+from palora_kernels.triton.launching import configs, launch, shipped, tuning
+from palora_kernels.triton.launching.shipped import Gpu
+from palora_kernels.triton.launching.tuning import Tile, Tuning
 
 CPU, CUDA, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
 TILE, OTHER = Tile(16, 32, 64, 2, 4), Tile(64, 64, 64, 4, 3)

@@ -13,15 +13,17 @@ from torch import Tensor
 from triton_cases import assert_triton_equals_definition, laid_out, poisoned_memory
 
 import palora_kernels as pk
-from palora_kernels.triton import availability
+from palora_kernels.triton.launching import availability
 
 pytest.importorskip("triton")
 from palora_kernels.call import Call, Needs
 from palora_kernels.factors import LowRank
-from palora_kernels.triton import configs, linear, linear_splitk, tuning
-from palora_kernels.triton.configs import TARGETS, Tile
-from palora_kernels.triton.launch import Launch, recording
-from palora_kernels.triton.operands import in_side
+from palora_kernels.triton.launching import configs, tuning
+from palora_kernels.triton.launching.configs import TARGETS, Tile
+from palora_kernels.triton.launching.launch import Launch, recording
+from palora_kernels.triton.launching.operands import in_side
+from palora_kernels.triton.linear import plans as linear
+from palora_kernels.triton.linear import splitk as linear_splitk
 
 if availability.status() != "available":  # a GPU that Triton does not support
     pytest.skip(availability.status(), allow_module_level=True)

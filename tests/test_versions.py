@@ -11,8 +11,8 @@ import torch
 
 from palora_kernels import versions
 from palora_kernels.native import build_cuda
-from palora_kernels.triton import spills
-from palora_kernels.triton.tuning import Tile
+from palora_kernels.triton.launching import spills
+from palora_kernels.triton.launching.tuning import Tile
 
 ROOT = Path(__file__).parents[1]
 

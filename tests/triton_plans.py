@@ -15,7 +15,10 @@ from torch import Tensor
 from palora_kernels.call import Call, Geometry, Needs
 from palora_kernels.factors import Dense, Factors, LowRank
 from palora_kernels.plans import ALGORITHMS
-from palora_kernels.triton import configs, conv, linear, reduce
+from palora_kernels.triton.conv import plans as conv
+from palora_kernels.triton.launching import configs
+from palora_kernels.triton.linear import plans as linear
+from palora_kernels.triton.linear import reduce
 
 Case = Callable[[torch.dtype, str], list[Tensor]]
 ALL = Needs(x=True, weight=True, bias=True, factors=True, lam=True)

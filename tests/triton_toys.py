@@ -1,6 +1,6 @@
 """Small kernels with a planted fault each, and sound ones: what the checks of the Triton kernels must tell apart.
 
-Not a test itself. ``variants`` is a catalogue as `python -m palora_kernels.triton.aot --catalog triton_toys` takes it.
+Not a test itself. ``variants`` is a catalogue as `python -m palora_kernels.verify.aot --catalog triton_toys` takes it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from palora_kernels.triton.catalog import Variant
+from palora_kernels.verify.catalog import Variant
 
 
 @triton.jit

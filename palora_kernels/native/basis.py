@@ -15,7 +15,7 @@ from torch import Tensor
 from palora_kernels.call import Call, Gradients, Needs
 from palora_kernels.eager import conv as eager_conv
 from palora_kernels.eager import linear as eager_linear
-from palora_kernels.native.appended import CL, add_bias_, convolve, maps_of, pull, rows_of
+from palora_kernels.native.conv_factored import CL, add_bias_, convolve, maps_of, pull, rows_of
 from palora_kernels.reference import opmath_dtype
 
 

@@ -3,7 +3,7 @@
 ``direct`` serves an input that all rays share (a network's first layer): T+1 convolutions per output row (T where the
 coefficients of every ray have one sum), combined into M rows while they are in cache. ``tiled`` merges ray by ray and
 convolves in channels_last with register tiles, into the rows of the result at once. ``merged`` is the eager plan with
-merging and pulling back in C++; its convolutions are oneDNN's. `appended` and `basis` hold the other two.
+merging and pulling back in C++; its convolutions are oneDNN's. `conv_factored` and `basis` hold the other two.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from palora_kernels.call import Call, Gradients, Needs
 from palora_kernels.eager import conv as eager_conv
-from palora_kernels.native.appended import factored_backward, factored_forward, geometry_of
 from palora_kernels.native.basis import Basis, conv_backward, conv_forward
+from palora_kernels.native.conv_factored import factored_backward, factored_forward, geometry_of
 from palora_kernels.native.factors import NativeMerging
 
 

@@ -1,11 +1,8 @@
 """Triton kernels for CUDA and ROCm: M rays in one launch.
 
-- ``availability``: whether they can run here, and why not;
-- ``tiles``: what every kernel is made of: order of the tiles, offsets of concatenated factors, gather of lam;
-- ``configs``: the tile sizes for a dtype, a shape and a device, by arithmetic or from a tuning file;
-- ``launch``: the one place that starts kernels, or writes down what would be started;
-- ``linear_*``: the kernels of ``linear`` and ``linear_delta``; ``linear``: the plans made of them;
-- ``merge`` and ``conv_*``: the kernels of ``conv2d`` and ``conv2d_delta``; ``conv``: the plans made of them.
+- ``linear/``, ``conv/``, ``merge/`` and ``norm``: kernels with their launchers, and the plans made of them;
+- ``launching/``: what all of them need to choose a tile, build arguments, start a kernel and do it again.
 
-Importing this package does not import triton; its files do, except ``availability``.
+In comes a `palora_kernels.call.Call`, out go tensors. `palora_kernels.verify` verifies the kernels. Importing this package
+does not import triton; its files do, except `launching.availability`.
 """

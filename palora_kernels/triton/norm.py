@@ -10,7 +10,6 @@ taken of x minus the ray's first value of the channel, so that a mean far from z
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -19,11 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from palora_kernels.triton import configs
-from palora_kernels.triton.catalog import Variant
-from palora_kernels.triton.launch import launch
-from palora_kernels.triton.listing import META, plain_variants
-from palora_kernels.triton.tiles import grid_offsets, step
+from palora_kernels.triton.launching import configs
+from palora_kernels.triton.launching.launch import launch
+from palora_kernels.triton.launching.tiles import grid_offsets, step
 
 _TILE = 2048  # values at a time: 16 a thread
 _WARPS = 4
@@ -428,26 +425,3 @@ def backward(
         **out.named("dx"),
     )
     return dx, dw, db
-
-
-def variants() -> Iterator[Variant]:
-    """Rows of channels and planes of positions; with running statistics, forward and backward."""
-
-    def call(dtype: torch.dtype, planes: bool, back: bool) -> None:
-        x = torch.empty((64, 64, 16, 16) if planes else (640, 256), dtype=dtype, device=META)
-        weight = torch.empty(x.shape[1], device=META)
-        mean = torch.empty(5 if not planes else 4, x.shape[1], device=META)
-        if back:
-            backward(x, x, weight, mean, mean, mean.shape[0], (True, True))
-        else:
-            forward(x, weight, weight, weight, weight, None, mean.shape[0], 0.1, 1e-5)
-
-    for planes in (False, True):
-        shape = "planes" if planes else "rows"
-        for kernel, back in ((norm_sums, False), (norm_sums, True), (norm_forward, False), (norm_backward, True)):
-            label = f"{kernel.fn.__name__} {shape}" + (" gradient" if kernel is norm_sums and back else "")
-            yield from plain_variants(
-                label,
-                kernel,
-                lambda dtype, planes=planes, back=back: call(dtype, planes, back),  # type: ignore[misc]
-            )

@@ -141,7 +141,7 @@ def _versions(header: dict[str, Any]) -> str:
 def _device_header(place: torch.device) -> dict[str, Any]:
     """The machine, what the kernels need of it, and the tuning file in use."""
     from palora.engine.environment import describe, version
-    from palora_kernels.triton import tuning
+    from palora_kernels.triton.launching import tuning
 
     files = [str(path) for path in tuning.files(place) if tuning.read(path)]
     return {
@@ -212,7 +212,7 @@ def tuned(place: torch.device, dtypes: list[torch.dtype], clock: Clock, only: st
     """Measure tiles and plans, shape by shape, and store what is best after each."""
     from palora.bench.device import tune
     from palora.cli.console import say
-    from palora_kernels.triton import availability, tuning
+    from palora_kernels.triton.launching import availability, tuning
 
     reason = availability.status()
     if reason != availability.AVAILABLE:

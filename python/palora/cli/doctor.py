@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from palora_kernels.triton import shipped
+    from palora_kernels.triton.launching import shipped
 
 
 def doctor() -> None:
@@ -80,7 +80,7 @@ def tuning() -> list[tuple[str, str]]:
     """For each GPU, and for the interpreter where PALORA_TUNING names a file: what was measured, or how to measure."""
     import torch
 
-    from palora_kernels.triton import shipped, tuning
+    from palora_kernels.triton.launching import shipped, tuning
 
     if os.environ.get("PALORA_TUNING") == tuning.OFF:
         return [("tuning", "off (PALORA_TUNING): arithmetic chooses")]
@@ -106,7 +106,7 @@ def tuning() -> list[tuple[str, str]]:
 
 def _table(gpu: shipped.Gpu, table: tuple[shipped.Gpu, Path] | None) -> str:
     """Which of the tables that travel with the package is in use."""
-    from palora_kernels.triton import tuning
+    from palora_kernels.triton.launching import tuning
 
     if table is None:
         return f"none was measured on a GPU like {gpu.name} ({gpu.family}): arithmetic chooses"

@@ -1,6 +1,6 @@
 """The least that one call has to move and to multiply: what its times are compared with.
 
-The same counting as palora_kernels.triton.roofline, there from the shapes of layers, here from tensors: three stages
+The same counting as palora_kernels.verify.roofline, there from the shapes of layers, here from tensors: three stages
 (forward; gradient of the input; gradients of the parameters), each of which reads its inputs and writes its results
 once and does the products that the algebra asks for.
 """

@@ -78,7 +78,7 @@ def header(_: str = "") -> dict[str, Any]:
 
     from palora.bench.device.run import require_gpu
     from palora.engine.environment import describe, version
-    from palora_kernels.triton import shipped, tuning
+    from palora_kernels.triton.launching import shipped, tuning
 
     require_gpu()
     device = torch.device("cuda", torch.cuda.current_device())

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from palora.errors import PaloraError
-from palora_kernels.triton import shipped, tuning
-from palora_kernels.triton.tuning import Tile, Tuning
+from palora_kernels.triton.launching import shipped, tuning
+from palora_kernels.triton.launching.tuning import Tile, Tuning
 
 
 def tuned(content: Mapping[str, Any]) -> Tuning:

@@ -24,7 +24,7 @@ from palora.bench.plan import plans_of
 from palora.bench.problem import PARTS, Op, Problem
 from palora.layers import PaLoRAConv2d, PaLoRALinear
 from palora_kernels import implementations
-from palora_kernels.triton import tuning
+from palora_kernels.triton.launching import tuning
 
 SHARES = {"resnet18": 4, "segnet": 4}  # networks of many shapes: so many processes compile for the layers of one
 

@@ -46,7 +46,7 @@ def require_gpu() -> None:
 def backends(device: torch.device) -> tuple[list[str], dict[str, str]]:
     """The backends whose kernels run on a GPU, and why the others do not."""
     from palora_kernels.native import loading
-    from palora_kernels.triton import availability
+    from palora_kernels.triton.launching import availability
 
     absent = {}
     if (reason := availability.status()) != availability.AVAILABLE:

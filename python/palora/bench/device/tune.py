@@ -20,8 +20,8 @@ from palora.bench.device.clock import Clock, Columns, first_line
 from palora.bench.plan import plans_of
 from palora.bench.problem import PARTS, Problem
 from palora_kernels import implementations
-from palora_kernels.triton import tuning
-from palora_kernels.triton.tuning import Tile, Tuning
+from palora_kernels.triton.launching import tuning
+from palora_kernels.triton.launching.tuning import Tile, Tuning
 
 Timer = Callable[[Callable[[], Run]], float]
 """Seconds of what a column prepares; raises RuntimeError where a kernel cannot start."""

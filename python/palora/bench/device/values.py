@@ -21,8 +21,8 @@ import palora_kernels as pk
 from palora.bench.device import coverage
 from palora.bench.plan import plans_of
 from palora_kernels import implementations, versions
-from palora_kernels.triton import spills, tuning
-from palora_kernels.triton.tuning import Tile
+from palora_kernels.triton.launching import spills, tuning
+from palora_kernels.triton.launching.tuning import Tile
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "tf32": torch.float32}
 # Of the largest value. float32: sums of some hundred products; the others: a few roundings of intermediate results.
