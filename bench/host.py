@@ -99,7 +99,7 @@ def launch_rows(dtype: torch.dtype, seconds: float) -> Iterator[Row]:
     yield Row("ours: two outputs allocated, and the launch from memory", run)
     yield Row("ours beyond Triton's kernel[grid](...)", keyed + found + run - own, LAUNCH)
     x = values[0]
-    chosen = least(lambda: configs.choose("linear_product", dtype, x.device, 80, 64, 64, side=16), seconds)
+    chosen = least(lambda: configs.choose("linear_product", x, (80, 64, 64), side=16), seconds)
     yield Row("only in a first call: to choose a tile", chosen)
 
 

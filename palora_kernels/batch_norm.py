@@ -90,7 +90,7 @@ class _Fused(torch.autograd.Function):
         from palora_kernels.triton.launching import replay
 
         tensors = (x, weight, bias, *(running or (None, None, None)))
-        y, mean, scale = replay.perform(norm.forward, tensors, (rays, momentum, eps))
+        y, mean, scale = replay.perform(norm.forward, tensors, ((rays, momentum, eps),))
         ctx.save_for_backward(x, weight, bias, mean, scale)
         ctx.rays, ctx.eps = rays, eps
         return y  # type: ignore[no-any-return]

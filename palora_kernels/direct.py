@@ -3,7 +3,8 @@
 `functional` checks arguments, chooses the dtype, the backend and the plan, and calls an operator of ``torch.library``,
 whose gradient is another. All of that is Python, and for a small layer it takes longer than its kernels. None of it
 depends on values, so it is done once for a key (`palora_kernels.triton.launching.replay`) and `Remembered` holds the
-outcome: the plan, the steps of its forward, those of its backward. Its gradient is an ``autograd.Function``, which costs least.
+outcome: the plan, the steps of its forward, those of its backward. Its gradient is an ``autograd.Function``, which is
+the cheapest.
 
 Compilers, tracers, profilers, dispatch modes, torch.func and tensor subclasses get the operators, as before.
 """

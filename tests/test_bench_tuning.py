@@ -119,12 +119,12 @@ def test_a_compiled_call_takes_the_measured_plan(file: Path) -> None:
 
 def test_a_tile_that_a_call_may_not_take_is_left(file: Path) -> None:
     """An entry of the same bucket, from calls with less beside the tile."""
-    like = {"dtype": torch.bfloat16, "device": CPU, "rows": 4096, "columns": 4096, "depth": 4096}
-    usual = configs.choose("linear_product", **like, largest=64 * 64)  # type: ignore[arg-type]
+    like, shape = torch.empty(0, dtype=torch.bfloat16), (4096, 4096, 4096)
+    usual = configs.choose("linear_product", like, shape, largest=64 * 64)
     name = tuning.tile_key("linear_product", "half", 4096, 4096, 4096)
     tuning.write(file, Tuning({name: Tile(128, 256, 64, 8, 3)}, {}), {})
-    assert configs.choose("linear_product", **like, largest=64 * 64) == usual  # type: ignore[arg-type]
-    assert configs.choose("linear_product", **like) == Tile(128, 256, 64, 8, 3)  # type: ignore[arg-type]
+    assert configs.choose("linear_product", like, shape, largest=64 * 64) == usual
+    assert configs.choose("linear_product", like, shape) == Tile(128, 256, 64, 8, 3)
 
 
 def test_candidates_that_cannot_run_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

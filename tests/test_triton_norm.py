@@ -112,7 +112,7 @@ def test_a_mean_far_from_zero_costs_no_digits(device: str) -> None:
     """float32 has seven of them: squares of 1000 would leave one for a variance of 4."""
     rays, shape = SHAPES["planes"]
     x = torch.randn(rays * shape[0], *shape[1:]) * 2 + 1000
-    y = ray_batch_norm(x.to(device), None, None, None, rays, 0.1, 1e-5).double().cpu()
+    y = ray_batch_norm(x.to(device), None, None, None, (rays, 0.1, 1e-5)).double().cpu()
     torch.testing.assert_close(y, definition(x.double(), None, None, None, rays, 0.1), rtol=0, atol=3e-4)
 
 
@@ -132,7 +132,7 @@ def test_two_launches_each_way_whatever_the_number_of_rays(device: str) -> None:
     x, w = torch.randn(30, 8, device=device), torch.rand(8, device=device)
     for rays in (2, 15):
         with configs.assume(configs.target_of(x.device)), launch.recording() as launches:
-            _, mean, scale = norm.forward(x, w, w, w.clone(), w.clone(), None, rays, 0.1, 1e-5)
+            _, mean, scale = norm.forward(x, w, w, w.clone(), w.clone(), None, (rays, 0.1, 1e-5))
             norm.backward(x, x, w, mean, scale, rays, (True, True))
         assert [entry.name for entry in launches] == ["norm_sums", "norm_forward", "norm_sums", "norm_backward"]
 

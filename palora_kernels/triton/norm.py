@@ -352,20 +352,20 @@ def forward(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     seen: Tensor | None,
-    rays: int,
-    momentum: float | None,
-    eps: float,
+    how: tuple[int, float | None, float],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y as x, mean and 1/sqrt(var + eps), (M, C) float32. The running statistics are updated in place.
 
+    how: M, momentum and eps.
     seen: num_batches_tracked before this pass, read only where momentum is None.
     """
+    rays, momentum, eps = how
     if _Layout.of(x, rays) is None:
         x = x.contiguous()
     grid, y = _Grid.of(x, rays), torch.empty_like(x)
     out = _Layout.of(y, rays)
     if out is None or (out.samples, out.positions) != (grid.layout.samples, grid.layout.positions):
-        return forward(x.contiguous(), weight, bias, running_mean, running_var, seen, rays, momentum, eps)
+        return forward(x.contiguous(), weight, bias, running_mean, running_var, seen, how)
     sums = grid.sums(x)
     mean = torch.empty(rays, x.shape[1], dtype=torch.float32, device=x.device)
     scale = torch.empty_like(mean)

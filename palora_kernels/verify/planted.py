@@ -31,7 +31,7 @@ def _linear() -> Iterator[Bug]:
             yield Bug(f"{_FOLDER}{name}.py", reason, _EXACT + tests, text, planted)
 
     yield from of(
-        "linear_product",
+        "linear/product",
         "factored or split and not splitk",
         ("the last step of K is not masked", "            in_k = k < K - k0\n            x = tl.load(", "            in_k = k < K\n            x = tl.load("),
         ("rows past the end are read", "    in_row = row < rows\n", "    in_row = row < rows + 1\n"),
@@ -52,14 +52,14 @@ def _linear() -> Iterator[Bug]:
         ("a bias that is one number a ray has the output's stride", '"bias_col": bias.stride(-1)}', '"bias_col": 1 - bias.dim() // 2 * 1 + bias.dim() // 2 * bias.shape[-1]}'),
     )  # fmt: skip
     yield from of(
-        "linear_project",
+        "linear/project",
         "(split or wide) and not splitk",
         ("the second column tile is the first", "j = (tl.program_id(0) % column_tiles) * BR", "j = (tl.program_id(0) % column_tiles) * 16"),
         ("the last step of K is left out", "    for k0 in range(0, K, BK):", "    for k0 in range(0, K - BK, BK):"),
         ("columns of S past R are stored", "    in_j = j < R\n", "    in_j = j < R + 1\n"),
     )  # fmt: skip
     yield from of(
-        "linear_rays",
+        "linear/rays",
         "shared-factored or without",
         ("rows past a ray's end are read", "in_g = (q // BM < M) & (in_ray < n)", "in_g = (q // BM < M) & (in_ray < n + 1)"),
         ("the sum leaves out the last ray", "    in_g = (q // BM < M) &", "    in_g = (q // BM < M - 1) &"),
@@ -67,7 +67,7 @@ def _linear() -> Iterator[Bug]:
         ("a ray's rows are n - 1 apart", "row = (q // BM).to(tl.int64) * n + in_ray", "row = (q // BM).to(tl.int64) * (n - 1) + in_ray"),
     )  # fmt: skip
     yield from of(
-        "linear_weights",
+        "linear/weights",
         "factored or per-row-split",
         ("the splits' common length is cut, and the last forgets the remainder", "    chunk = tl.cdiv(tl.cdiv(rows, splits), BP) * BP\n    start", "    chunk = tl.cdiv(rows // splits, BP) * BP - BP * (rows // splits > BP)\n    start"),
         ("the last split reads past the end", "    last = tl.minimum(start + chunk, rows)\n\n", "    last = start + chunk\n\n"),
@@ -85,7 +85,7 @@ def _linear() -> Iterator[Bug]:
         ("dW of a shared input reads the first ray's G", "                common_ptr, x_ptr, dw_ptr + moved", "                g_ptr, x_ptr, dw_ptr + moved"),
     )  # fmt: skip
     yield from of(
-        "linear_sums",
+        "linear/sums",
         "per-row or delta or shared-library or wide",
         ("the plain sum over rays is weighted", "c = tl.where(e < COMMON, 1.0, c)", "c = tl.where(e < COMMON - 1, 1.0, c)"),
         ("element e takes the lam of the next task", "(e - COMMON).to(tl.int64) * lam_task", "e.to(tl.int64) * lam_task"),
@@ -100,7 +100,7 @@ def _linear() -> Iterator[Bug]:
         ("dlam of a shared input reads another ray's S", "            s_row = row.to(tl.int64)\n", "            s_row = u_row // 2\n"),
     )  # fmt: skip
     yield from of(
-        "linear_basis",
+        "linear/basis",
         "delta and basis",
         ("W has the strides of D's first axis", "w_at = tl.where(e == 0, w_ptr, d_ptr + step(e - 1, d_task))", "w_at = tl.where(e == 0, w_ptr, d_ptr + step(e, d_task))"),
         ("the last element is left out", "    for i in range(elements * steps):", "    for i in range(elements * steps - steps):"),
@@ -109,7 +109,7 @@ def _linear() -> Iterator[Bug]:
         ("x o lam is another ray's", "    ray = row // n\n", "    ray = tl.maximum(row - 1, 0) // n\n"),
     )  # fmt: skip
     yield from of(
-        "linear_combine",
+        "linear/combine",
         "True and basis",
         ("the deltas lie one element too early", "from_d = tl.maximum(t, 0).to(tl.int64) * d_task", "from_d = tl.maximum(t - 1, 0).to(tl.int64) * d_task"),
         ("the common part is weighted", "        c = tl.where(task < 0, 1.0, c)\n", "        c = tl.where(task < 0, 2.0, c)\n"),
@@ -117,7 +117,7 @@ def _linear() -> Iterator[Bug]:
         ("the last task is left out", "in_column = (column_o < O) & (t < T)", "in_column = (column_o < O) & (t < T - 1)"),
     )  # fmt: skip
     yield from of(
-        "linear_basis_weights",
+        "linear/basis_weights",
         "delta and basis",
         ("the last split forgets the remainder", "    last = tl.minimum((split + 1) * chunk, rows)", "    last = tl.minimum((split + 1) * chunk, rows - rows % BP)"),
         ("D's gradients lie one task too far", "dd_ptr + step(t, O) * K + out_offsets", "dd_ptr + step(0, O) * K + out_offsets"),
@@ -126,14 +126,14 @@ def _linear() -> Iterator[Bug]:
         ("the elements' sums over rays are all the first", "g_at = g_ptr + step(e, g_element) + step(p0, g_row)", "g_at = g_ptr + step(p0, g_row)"),
     )  # fmt: skip
     yield from of(
-        "linear_basis_lam",
+        "linear/basis_lam",
         "delta and basis",
         ("all tasks have the first delta", "grid_offsets(k, o, d_in, d_out) + step(t, d_task)", "grid_offsets(k, o, d_in, d_out)"),
         ("a shared input's rays all read the first one's G", "g_at = g_ptr + step(m, g_row) * rows + g_offsets", "g_at = g_ptr + g_offsets"),
         ("the column tiles write over each other", "* o_tiles + o_tile\n", "* o_tiles\n"),
     )  # fmt: skip
     yield from of(
-        "linear_splitk",
+        "linear/splitk",
         "splitk",
         ("the last split forgets the remainder", "    chunk = tl.cdiv(tl.cdiv(K, splits), BK) * BK\n    start = split * chunk\n    last = tl.minimum(start + chunk, K)", "    chunk = tl.cdiv(tl.cdiv(K, splits), BK) * BK\n    start = split * chunk\n    last = tl.minimum(start + chunk, K - K % BK)"),
         ("two splits count the same columns", "    start = split * chunk\n", "    start = split * (chunk - 1)\n"),
@@ -141,7 +141,7 @@ def _linear() -> Iterator[Bug]:
         ("the splits write over each other", "to = partial_ptr + step(split, width) * rows", "to = partial_ptr + step(0, width) * rows"),
     )  # fmt: skip
     yield from of(
-        "linear_splitk_sum",
+        "linear/splitk_sum",
         "splitk",
         ("the last split is not added to Y", "                for i in tl.static_range(SPLITS):\n                    acc", "                for i in tl.static_range(SPLITS - 1):\n                    acc"),
         ("Y begins anew with every stretch of columns", "            if BASE and j0 == 0:", "            if BASE:"),
@@ -150,7 +150,7 @@ def _linear() -> Iterator[Bug]:
         ("Y is rounded before the bias", "                acc += bias.to(tl.float32)[None, :]\n        tl.store(y_ptr", "                acc = acc.to(dtype).to(tl.float32) + bias.to(tl.float32)[None, :]\n        tl.store(y_ptr"),
     )  # fmt: skip
     yield from of(
-        "linear_persistent",
+        "linear/persistent",
         "persistent",
         ("the adapters' last step is left out", "    steps = base_steps + tl.cdiv(C, BK)\n", "    steps = base_steps + C // BK\n"),
         ("the adapters' columns begin at K", "                k = (i - base_steps) * BK", "                k = (i - base_steps + 1) * BK"),
@@ -158,7 +158,7 @@ def _linear() -> Iterator[Bug]:
         ("the accumulator is not cleared between tiles", "        acc = tl.zeros((BM, BN), tl.float32)\n        for i in range(steps):", "        if tile == tl.program_id(0):\n            acc = tl.zeros((BM, BN), tl.float32)\n        for i in range(steps):"),
     )  # fmt: skip
     yield from of(
-        "linear_extend",
+        "linear/extend",
         "persistent",
         ("the ones of a bias a ray are the next ray's", "            which = ray\n", "            which = ray + 1\n"),
         ("the column of a bias is that of the last factor", "one = (j - R)[None, :] == which[:, None]", "one = (j - R + 1)[None, :] == which[:, None]"),
@@ -172,7 +172,7 @@ def _conv() -> Iterator[Bug]:
             yield Bug(f"{_FOLDER}{name}.py", reason, tests, text, planted)
 
     yield from of(
-        "merge",
+        "merge/merge",
         "tests/test_triton_merge.py tests/test_triton_conv.py tests/test_triton_exact.py -k walk or one_rounding or (exact and merged)",
         ("a program's second ray is its first", "        at = merged + step(ray, 1) * p * q + to\n", "        at = merged + step(first_ray, 1) * p * q + to\n"),
         ("the next program begins a ray late", "first_ray = pid // (tiles_m * tiles_n) * rays_each", "first_ray = pid // (tiles_m * tiles_n) * (rays_each + 1)"),
@@ -185,7 +185,7 @@ def _conv() -> Iterator[Bug]:
         ("pulled back in torch: every task has the same lam", "columns = lam.repeat_interleave(r, dim=1)[:, None, :]", "columns = lam.repeat(1, r)[:, None, :]"),
     )  # fmt: skip
     yield from of(
-        "merge_pull",
+        "merge/pull",
         "tests/test_triton_merge.py tests/test_triton_conv.py -k walk or pulled",
         ("a program's last tile is left out", "tl.minimum((stretch + 1) * tiles_each, tiles_n)", "tl.minimum((stretch + 1) * tiles_each - 1, tiles_n)"),
         ("dA begins anew with every tile", "        db_tile = tl.zeros((BR, BN), dtype=tl.float32)\n", "        db_tile = tl.zeros((BR, BN), dtype=tl.float32)\n        da_tile = tl.zeros((BM, BR), dtype=tl.float32)\n"),
@@ -196,7 +196,7 @@ def _conv() -> Iterator[Bug]:
     )  # fmt: skip
     products = "tests/test_triton_conv.py tests/test_triton_exact.py -k tile_by_tile or (exact and merged and conv)"
     yield from of(
-        "conv_gemm_kernel",
+        "conv/gemm_kernel",
         products,
         ("the place left of the map counts as inside", "inside = row_ok & (h >= 0) &", "inside = row_ok & (h >= -1) &"),
         ("gathered: the place below the map counts as inside", "inside = (h >= 0) & (h < source_h) & (w >= 0)", "inside = (h >= 0) & (h <= source_h) & (w >= 0)"),
@@ -210,13 +210,13 @@ def _conv() -> Iterator[Bug]:
         ("gathered: the sum over rays reads the first ray", "                a_k = a_k + inner * source_ray\n", ""),
     )  # fmt: skip
     yield from of(
-        "conv_gemm",
+        "conv/gemm",
         products,
         ("strides change places", "        step_in_h=shape.stride[0],\n        step_in_w=shape.stride[1],", "        step_in_h=shape.stride[1],\n        step_in_w=shape.stride[0],"),
         ("a bias a ray is taken for a common one", "bias_ray=0 if bias is None or bias.dim() == 1 else shape.outputs", "bias_ray=0"),
     )  # fmt: skip
     yield from of(
-        "conv_kernel_gradient",
+        "conv/kernel_gradient",
         products,
         ("the last stretch reads past a ray's end", "    last = tl.minimum(first + stretch, rows)\n", "    last = first + stretch\n"),
         ("the splits write over each other", "    workspace += (ray * splits + split) * part\n", "    workspace += ray * splits * part\n"),
@@ -227,7 +227,7 @@ def _conv() -> Iterator[Bug]:
         ("the last split is not added", "        for split in range(splits):", "        for split in range(splits - 1):"),
     )  # fmt: skip
     yield from of(
-        "conv_combine",
+        "conv/combine",
         _EXACT + "conv and basis",
         ("the second block of rays is the first", "ray = (pid // blocks).to(tl.int64) * RAYS + tl.arange(0, RAYS)", "ray = (pid // blocks).to(tl.int64) + tl.arange(0, RAYS)"),
         ("elements from the ninth on are left out", "e = rest % tl.cdiv(elements, ELEMENTS) * ELEMENTS + tl.arange(0, ELEMENTS)\n    own_ray", "e = rest % tl.cdiv(elements, ELEMENTS) + tl.arange(0, ELEMENTS)\n    own_ray"),
@@ -238,7 +238,7 @@ def _conv() -> Iterator[Bug]:
         ("rays from the 33rd on have the first ones' products", ".to(tl.int64) * RAYS + tl.arange(0, RAYS)\n        total", ".to(tl.int64) * 0 + tl.arange(0, RAYS)\n        total"),
     )  # fmt: skip
     yield from of(
-        "conv_adapters",
+        "conv/adapters",
         _EXACT + "conv and factored",
         ("columns from the 33rd on are left out", "        for j0 in range(0, R, BR):", "        for j0 in range(0, BR, BR):"),
         ("the sum is rounded before the bias is added", "        acc += base\n", "        acc = (acc + base).to(y.dtype.element_ty).to(tl.float32)\n"),
@@ -256,7 +256,7 @@ def _common() -> Iterator[Bug]:
             yield Bug(file, reason, tests, text, planted)
 
     yield from of(
-        _FOLDER + "tiles.py",
+        _FOLDER + "launching/tiles.py",
         _EXACT + "stacked-factored or per-row-split or wide-split",
         ("the last group of row tiles is taken for whole", "height = tl.minimum(row_tiles - group * GROUP, GROUP)", "height = GROUP"),
         ("row tiles are walked as if there were one group", "return group * GROUP + within % height, within // height", "return within % height, within // height"),
@@ -264,21 +264,21 @@ def _common() -> Iterator[Bug]:
         ("lam's task is the column", "offsets = grid_offsets(ray, j // r, lam_ray, lam_task)", "offsets = grid_offsets(ray, j // r, lam_task, lam_ray)"),
     )  # fmt: skip
     yield from of(
-        _FOLDER + "tiles.py",
+        _FOLDER + "launching/tiles.py",
         "tests/test_triton_offsets.py",
         ("a matrix' offsets are 32 bits wide", "offsets = row.to(tl.int64)[:, None] * row_stride + column.to(tl.int64)[None, :] * column_stride", "offsets = row[:, None] * row_stride + column[None, :] * column_stride"),
         ("a loop's steps are 32 bits wide", "    return tl.cast(index, tl.int64) * stride\n", "    return tl.cast(index, tl.int32) * stride\n"),
         ("a factor's offsets are 32 bits wide", "return (j // r).to(tl.int64) * task_stride + (j % r).to(tl.int64) * rank_stride", "return (j // r) * task_stride + (j % r) * rank_stride"),
     )  # fmt: skip
     yield from of(
-        _FOLDER + "operands.py",
+        _FOLDER + "launching/operands.py",
         _EXACT + "aligned or stacked-factored",
         ("runs are said to start at multiples where only sizes are", "return alignment(*others) if stride == 1 else 1", "return alignment(*others, 0) * 2 if stride == 1 else 1"),
         ("runs are said to be aligned whatever their distance", "return alignment(*others) if stride == 1 else 1", "return 16 if stride == 1 else 1"),
         ("A's strides of rank and of outputs change places", "A.stride(0), A.stride(2), A.stride(1))", "A.stride(0), A.stride(1), A.stride(2))"),
     )  # fmt: skip
     yield from of(
-        _FOLDER + "reduce.py",
+        _FOLDER + "linear/reduce.py",
         "tests/test_triton_exact.py tests/test_triton_races.py -k stacked-factored or sums",
         ("the last split is not added", "    for i in range(splits):", "    for i in range(splits - 1):"),
         ("the sum goes on from the first output's place", "_add(workspace_ptr + b_start, b_ptr", "_add(workspace_ptr + a_start, b_ptr"),
@@ -305,7 +305,7 @@ def _host() -> Iterator[Bug]:
             yield Bug(file, reason, tests, text, planted)
 
     yield from of(
-        _FOLDER + "replay.py",
+        _FOLDER + "launching/replay.py",
         "tests/test_triton_host.py -k key or absent or kinds or forced or tuned or assumed or layout_tells",
         ("the key lacks the address' alignment", "    address = tensor.data_ptr() & 15\n", "    address = 0\n"),
         ("the key lacks the strides", "tensor.shape, tensor.stride(), address", "tensor.shape, address"),
@@ -318,7 +318,7 @@ def _host() -> Iterator[Bug]:
     )  # fmt: skip
     memory = "tests/test_triton_host.py -k results_from or repeated"
     yield from of(
-        _FOLDER + "capture.py",
+        _FOLDER + "launching/capture.py",
         memory,
         ("a tensor given twice is one", "tensor.detach() if tensor is not None and any(tensor is t for t in given) else tensor", "tensor"),
         ("a view's distance is left out", "        self.base[id(out)] = root, distance + apart\n", "        self.base[id(out)] = root, distance\n"),
@@ -331,55 +331,63 @@ def _host() -> Iterator[Bug]:
         ("the key lacks the forced plan", "    return op, named, plans.forced(op), replay.frozen(options), layouts", "    return op, named, replay.frozen(options), layouts"),
     )  # fmt: skip
     yield from of(
-        _FOLDER + "linear.py",
+        "palora_kernels/call.py",
         _EXACT + "shared-factored",
-        ("a shared input's rows are taken for one ray's share", "    n = rows if shared else rows // rays\n    beside", "    n = rows // rays\n    beside"),
-        ("dX of a shared input is that of stacked rows", 's_from = "rays" if shared else "memory"', 's_from = "memory"'),
+        ("a shared input's rows are taken for one ray's share", "return self.x.shape[0] if self.shared else self.x.shape[0] // self.lam.shape[0]", "return self.x.shape[0] // self.lam.shape[0]"),
     )  # fmt: skip
     yield from of(
-        _FOLDER + "linear_library.py",
+        _FOLDER + "linear/plans.py",
+        _EXACT + "shared-factored",
+        ("dX of a shared input is that of stacked rows", 's_from="rays" if shared else "memory"', 's_from="memory"'),
+    )  # fmt: skip
+    yield from of(
+        _FOLDER + "linear/library.py",
         "tests/test_triton_linear.py tests/test_triton_exact.py -k (low_rank or exact and not conv) and library",
         ("the base product's result is added after rounding", "        y.addmm_(x, weight.t())\n", "        y += x @ weight.t()\n"),
-        ("dX adds W's transpose' product of the rays' own G", "            dx.addmm_(common, weight)\n", "            dx.addmm_(grad[: x.shape[0]], weight)\n"),
+        ("dX adds W's transpose' product of the rays' own G", "            dx.addmm_(common, call.weight)\n", "            dx.addmm_(grad[: call.n], call.weight)\n"),
     )  # fmt: skip
     yield from of(
-        _FOLDER + "conv_rays.py",
+        _FOLDER + "conv/rays.py",
         _EXACT + "conv and library",
         ("a shared input's gradients are written over each other", "        if shape.shared and m > 0:\n", "        if shape.shared and m < 0:\n"),
         ("a ray's images begin one early", "t[m * shape.images : (m + 1) * shape.images]", "t[max(m - 1, 0) * shape.images : max(m, 1) * shape.images]"),
     )  # fmt: skip
     yield from of(
-        _FOLDER + "configs.py",
+        _FOLDER + "launching/configs.py",
         "tests/test_triton_host.py tests/test_triton_conv.py tests/test_triton_linear.py -k precision or follows or candidate or settings",
         ("float32 products run in tf32 unasked", '    return "tf32" if kind(dtype) == "tf32" else "ieee"', '    return "tf32"'),
         ("convolutions follow the setting of products", "tf32 = versions.convolutions_in_tf32() if", "tf32 = versions.matmul_in_tf32() if"),
         ("a tile may hold more stages than there is memory", "if staged_bytes(held, kind, side) <= target.shared_memory:", "if staged_bytes(held, kind, 0) <= 2 * target.shared_memory:"),
     )  # fmt: skip
     yield from of(
-        "palora_kernels/library.py",
+        "palora_kernels/implementations.py",
         "tests/test_triton_empty.py",
-        ("factors without a number go to the plan's kernels", "    if all(factor.numel() for factor in factors):", "    if factors:"),
+        ("factors without a number go to the plan's kernels", "    if all(factor.numel() for factor in call.factors.given):", "    if call.factors.given:"),
     )  # fmt: skip
     eager = "tests/test_kernels_linear.py -k equals or zero_preference or only or strides"
     yield from of(
         "palora_kernels/eager/linear.py",
         eager,
-        ("dB of a shared input is the first ray's", "            U = U.view(rays, n, tasks * r).sum(0)", "            U = U.view(rays, n, tasks * r)[0]"),
-        ("dlam is made of S o Lam", "products = S.to(wide).view(1 if shared else rays, n, R)", "products = _scaled(S, lam, tasks, shared).to(wide).view(rays, n, R)"),
-        ("a bias a ray is added to the next ray", "add_(bias[:, None, :])", "add_(bias.roll(1, 0)[:, None, :])"),
-        ("A is read as (T, r, O)", "    At = A.transpose(1, 2).reshape(tasks * r, O)  # (R, O)\n", "    At = A.reshape(tasks * r, O)  # (R, O)\n"),
+        ("dB of a shared input is the first ray's", "            U = U.view(rays, n, R).sum(0)", "            U = U.view(rays, n, R)[0]"),
+        ("dlam is made of S o Lam", "products = S.to(wide).view(1 if call.shared else rays, n, R)", "products = scaled(S, call, call.shared).to(wide).view(rays, n, R)"),
+        ("a bias a ray is added to the next ray", "add_(call.bias[:, None, :])", "add_(call.bias.roll(1, 0)[:, None, :])"),
+        ("A is read as (T, r, O)", "    return A.transpose(1, 2).reshape(-1, A.shape[1])\n", "    return A.reshape(-1, A.shape[1])\n"),
     )  # fmt: skip
     yield from of(
-        "palora_kernels/eager/factors.py",
+        "palora_kernels/factors.py",
         "tests/test_kernels_linear.py tests/test_kernels_conv.py -k equals or rank_one",
         ("a column's coefficient is that of another task", "return lam_m.to(self.A.dtype).repeat_interleave(self.r)", "return lam_m.to(self.A.dtype).repeat(self.r)"),
         ("the gradients of dense deltas are those of the last ray", "            into[0].addr_(lam_m.to(self.wide), grad)", "            into[0].copy_(torch.outer(lam_m.to(self.wide), grad))"),
+    )  # fmt: skip
+    yield from of(
+        "palora_kernels/eager/merging.py",
+        "tests/test_kernels_linear.py tests/test_kernels_conv.py -k equals or rank_one",
         ("the gradient of W is the first ray's", "                self.weight.add_(wide)\n", "                pass\n"),
     )  # fmt: skip
     yield from of(
         "palora_kernels/gradients.py",
         "tests/test_kernels_linear.py tests/test_triton_linear.py -k linear_equals or one_gradient",
-        ("lam's gradient is asked for by the factors'", "any(flags[3 : 3 + factors]), flags[3 + factors]]", "any(flags[3 : 3 + factors]), flags[3]]"),
+        ("lam's gradient is asked for by the factors'", "flags[3] or flags[4], flags[5]]", "flags[3] or flags[4], flags[3]]"),
         ("a bias a ray is taken for a common one", "ctx.bias_dims = 0 if bias is None else bias.dim()", "ctx.bias_dims = 0 if bias is None else 1"),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from palora_kernels import versions
 from palora_kernels.triton.launching import spills, tuning
@@ -248,11 +249,8 @@ def cycles(tile: Tile, kind: str, rows: int, columns: int, depth: int, target: T
 
 def choose(
     kernel: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    rows: int,
-    columns: int,
-    depth: int,
+    like: Tensor,
+    shape: tuple[int, int, int],
     *,
     side: int = 0,
     largest: int = 128 * 256,
@@ -262,10 +260,12 @@ def choose(
 ) -> Tile:
     """The configuration of a launch: the tuning file's for this kernel, kind and bucket of shapes, else the cheapest.
 
-    The arguments after the shape are those of `candidates`; ``narrow`` is its ``columns``. ``scattered``: an operand
+    like: a tensor of the launch, for its dtype and device. shape: rows and columns of the result, and the reduction's
+    length. The arguments after it are those of `candidates`; ``narrow`` is its ``columns``. ``scattered``: an operand
     has no aligned runs, so the tile is shallow.
     """
-    how, target = kind(dtype), target_of(device)
+    (rows, columns, depth), device = shape, like.device
+    how, target = kind(like.dtype), target_of(device)
     tiles = candidates(how, target, side, largest, narrow, SHALLOW if scattered else deepest)
     name = tuning.tile_key(kernel, how, rows, columns, depth)
     return settle(name, device, tiles, lambda t: cycles(t, how, rows, columns, depth, target))

@@ -116,11 +116,8 @@ def run(
     elements = D.shape[0] + (weight is not None)
     tile = configs.choose(
         "linear_basis",
-        x.dtype,
-        x.device,
-        rows,
-        O,
-        K * elements,
+        x,
+        (rows, O, K * elements),
         largest=largest(configs.kind(x.dtype)),
         scattered=scattered(x, D),
     )

@@ -79,9 +79,7 @@ def run(grad: Tensor, x: Tensor, D: Tensor, rays: int, shared: bool) -> Tensor:
     """grad (M*n, O), x (P, K), D (T, O, K) -> dlam (M, T) float32."""
     rows, K = x.shape
     T, O = D.shape[:2]
-    tile = configs.choose(
-        "linear_basis_lam", x.dtype, x.device, T * rows, O, K, largest=LARGEST, scattered=scattered(x, D)
-    )
+    tile = configs.choose("linear_basis_lam", x, (T * rows, O, K), largest=LARGEST, scattered=scattered(x, D))
     o_tiles = triton.cdiv(O, tile.columns)
     v = torch.empty(grad.shape[0], T * o_tiles, dtype=torch.float32, device=x.device)
     launch(

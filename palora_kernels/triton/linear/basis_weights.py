@@ -101,7 +101,7 @@ def run(call: Call, grad: Tensor, needs: Needs, *, scaled: bool) -> tuple[Tensor
     first = 0 if weight or not common else 1
     elements = int(weight) + (T if deltas else 0)
     tile = configs.choose(
-        "linear_basis_weights", x.dtype, x.device, elements * O, K, rows, largest=LARGEST, scattered=scattered(grad, x)
+        "linear_basis_weights", x, (elements * O, K, rows), largest=LARGEST, scattered=scattered(grad, x)
     )
     splits = configs.choose_splits(tile, x.dtype, x.device, elements * O, K, rows)
     partial = reduce.Partial.of([dW, dD], splits)

@@ -111,9 +111,8 @@ def run(x: Tensor, weight: Tensor | None, D: Tensor, bias: Tensor | None, lam: T
     shape = (rows, O * BE, K)
     tile = configs.choose(
         "linear_combine",
-        x.dtype,
-        x.device,
-        *shape,
+        x,
+        shape,
         largest=LARGEST,
         narrow=columns,
         deepest=DEEPEST,

@@ -269,7 +269,7 @@ def _largest(BR: int, kind: str, target: configs.Target, one: bool) -> int:
 def choose(x: Tensor, weight: Tensor | None, rows: int, O: int, K: int, BR: int, one: bool) -> configs.Tile:
     shape, apart = (rows, O, K), scattered(x, weight)
     largest = _largest(BR, configs.kind(x.dtype), configs.target_of(x.device), one)
-    return configs.choose("linear_product", x.dtype, x.device, *shape, side=BR, largest=largest, scattered=apart)
+    return configs.choose("linear_product", x, shape, side=BR, largest=largest, scattered=apart)
 
 
 def bias_strides(bias: Tensor | None) -> dict[str, int]:

@@ -95,4 +95,4 @@ def run(x: Tensor, into: Factor) -> Tensor:
 
 def choose(x: Tensor, rows: int, BR: int, K: int) -> configs.Tile:
     """Only the rows of the tile count: its columns are the BR of the factor."""
-    return configs.choose("linear_project", x.dtype, x.device, rows, BR, K, narrow=BR, scattered=scattered(x))
+    return configs.choose("linear_project", x, (rows, BR, K), narrow=BR, scattered=scattered(x))

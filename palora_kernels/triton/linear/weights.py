@@ -209,19 +209,16 @@ def run(
     """(dW, [dA, dB], db), None where not wanted. ``common``: grad summed over rays for a shared x, else grad itself."""
     x, lam, (A, B) = call.x, call.lam, call.low_rank.given
     (rows, K), O, R = x.shape, call.outputs, call.low_rank.columns
-    dtype = x.dtype
     dW = x.new_empty(O, K) if wanted.weight else None
     dA = x.new_empty(A.shape) if wanted.factors else None
     dB = x.new_empty(B.shape) if wanted.factors else None
     db = x.new_empty(O) if wanted.bias else None
     BR = min(padded(R + 1 if wanted.bias and not wanted.factors else R), 64) if wanted.factors else 16
     columns = (K if wanted.weight else 0) + BR
-    apart = scattered(grad, x)
-    largest = configs.largest(configs.kind(dtype), configs.target_of(x.device), LARGEST)
-    tile = configs.choose("linear_weights", dtype, x.device, O, columns, rows, largest=largest, scattered=apart)
-    splits = configs.choose_splits(tile, dtype, x.device, O, columns, rows)
-    outputs = [dW, dA, dB, db]
-    partial = reduce.Partial.of(outputs, splits)
+    largest = configs.largest(configs.kind(x.dtype), configs.target_of(x.device), LARGEST)
+    tile = configs.choose("linear_weights", x, (O, columns, rows), largest=largest, scattered=scattered(grad, x))
+    splits = configs.choose_splits(tile, x.dtype, x.device, O, columns, rows)
+    partial = reduce.Partial.of([dW, dA, dB, db], splits)
     dw_to, da_to, db_to, dbias_to = partial.targets
     launch(
         linear_weights,
@@ -262,7 +259,7 @@ def run(
         BR=BR,
         BP=tile.depth,
         GROUP=8,
-        PRECISION=configs.precision(dtype),
+        PRECISION=configs.precision(x.dtype),
     )
     partial.finish()
     return dW, None if dA is None or dB is None else [dA, dB], db

@@ -21,7 +21,7 @@ def variants() -> Iterator[Variant]:
         if back:
             backward(x, x, weight, mean, mean, mean.shape[0], (True, True))
         else:
-            forward(x, weight, weight, weight, weight, None, mean.shape[0], 0.1, 1e-5)
+            forward(x, weight, weight, weight, weight, None, (mean.shape[0], 0.1, 1e-5))
 
     for planes in (False, True):
         shape = "planes" if planes else "rows"
