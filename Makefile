@@ -58,7 +58,7 @@ test-full: $(READY_TO_DEVELOP) ## run all tests, the slow ones too
 test-oldest: ## run the fast tests with the oldest versions, in .venv-oldest; other versions: make test CONSTRAINTS=FILE
 	@$(MAKE) --no-print-directory test CONSTRAINTS=constraints-oldest.txt
 
-bench: $(READY_TO_DEVELOP) ## time ours, the authors' way and the plain model on this machine
+bench: $(READY_TO_DEVELOP) ## time ours, the loop over rays and the plain model on this machine
 	@$(BIN)/palora bench $(ARGS)
 
 cuda-check: $(READY_TO_DEVELOP) ## compile every CUDA C++ kernel with nvcc, show registers and spills; needs no GPU

@@ -1,4 +1,4 @@
-"""Measurements: ours, the authors' way and the plain model at the same rows, interleaved in one process.
+"""Measurements: ours, the loop over rays and the plain model at the same rows, interleaved in one process.
 
 - ``authors``: the loop over rays that the papers' code runs, for ops and for whole models;
 - ``ops``, ``models``: the rows of the table; each knows how to check itself against float64;

@@ -1,4 +1,4 @@
-"""The authors' way, written plainly: one pass per ray, the rays one after the other.
+"""The reference implementation's way, in plain PyTorch: one pass per ray, the rays one after the other.
 
 Linear: ``x W^T + sum_t lam_t (x B_t^T) A_t^T``. Convolution: form ``W + sum_t lam_t A_t B_t`` (viewed), then convolve.
 """

@@ -1,4 +1,4 @@
-"""One op on one set of tensors: ours, the authors' way, the floor, and the definition that all are checked against."""
+"""One op on one set of tensors: ours, the loop over rays, the floor, and the definition that all are checked against."""
 
 from __future__ import annotations
 

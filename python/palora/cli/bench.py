@@ -1,4 +1,4 @@
-"""`palora bench`: how fast ours is, beside the authors' way and the plain model."""
+"""`palora bench`: how fast ours is, beside the reference implementation's loop over rays and the plain model."""
 
 from __future__ import annotations
 
