@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from palora import files
 from palora.bench.case import Case, Maker
 from palora.bench.memory import peak_bytes
 from palora.bench.plan import plans_of
@@ -80,7 +81,7 @@ HEADINGS = [
 
 def save(path: Path, header: dict[str, Any], rows: Iterable[Row]) -> None:
     content = {"format": FORMAT, "header": header, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    files.write(path, json.dumps(content, indent=1) + "\n")
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Row]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from palora.engine import atomic
+from palora import files
 from palora.engine.rng import rng_state, set_rng_state
 from palora.errors import PaloraError
 from palora.methods import Method
@@ -108,10 +108,8 @@ def _with_numbers(optimizer: dict[str, Any]) -> dict[str, Any]:
 def save_checkpoint(state: TrainState, path: Path, metrics_size: int) -> None:
     """Write `state` and the size of the metrics so far; `path` is the old file or the whole new one."""
     snapshot = {**state.snapshot(), "metrics_size": metrics_size}
-    try:
-        atomic.write(path, lambda file: torch.save(snapshot, file))
-    except (OSError, RuntimeError) as error:
-        raise PaloraError(f"The checkpoint {path} cannot be written: {error}") from error
+    with files.replacing(path) as new, new.open("wb") as file:
+        torch.save(snapshot, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

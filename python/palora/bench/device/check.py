@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import palora_kernels
+from palora import files
 from palora.bench.device import figure, items, measured, prepare, report, timing, values, workers
 from palora.bench.device.workers import Lost
 from palora.errors import PaloraError
@@ -55,10 +56,7 @@ class Results:
             self.save()
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(beside, self.path)
+        files.write(self.path, json.dumps(self.content, indent=1) + "\n")
         self.saved = time.monotonic()
 
 
