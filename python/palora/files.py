@@ -18,7 +18,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield new
 
 
-def write(path: str | os.PathLike[str], text: str) -> None:
+def write_file(path: str | os.PathLike[str], text: str) -> None:
     """`text` as the file `path`, which is the old one or the whole new one whatever happens."""
     with writing(path):
         files.write(path, text)

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from palora import files
 from palora.bench.case import Case, Maker
 from palora.bench.memory import peak_bytes
 from palora.bench.plan import plans_of
 from palora.bench.timing import Times, measure
 from palora.errors import PaloraError
+from palora.files import write_file
 
 FORMAT = 1
 
@@ -81,7 +81,7 @@ HEADINGS = [
 
 def save(path: Path, header: dict[str, Any], rows: Iterable[Row]) -> None:
     content = {"format": FORMAT, "header": header, "rows": [asdict(row) for row in rows]}
-    files.write(path, json.dumps(content, indent=1) + "\n")
+    write_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Row]]:

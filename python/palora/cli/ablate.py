@@ -112,9 +112,9 @@ def seeds_of(text: str) -> list[int]:
 
 def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> None:
     """Print the table; write ablation.json, ablation.csv and the figure."""
-    from palora import files
     from palora.cli.console import say, table
     from palora.engine.ablate import MEASURES, best, by_setting, chosen_hypervolume
+    from palora.files import write_file
     from palora.report.ablation import ablation_figure
 
     rows = by_setting(runs)
@@ -136,8 +136,8 @@ def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> N
     judged = chosen_hypervolume(rows).replace("_", " of ")
     say(f"Mean ± deviation over seeds, on {about['split']} data; best by {judged}.")
     content = {**about, "best": None if winner is None else rows[winner]["settings"], "rows": rows, "runs": runs}
-    files.write(folder / "ablation.json", json.dumps(content, indent=1) + "\n")
-    files.write(folder / "ablation.csv", as_csv(rows, names))
+    write_file(folder / "ablation.json", json.dumps(content, indent=1) + "\n")
+    write_file(folder / "ablation.csv", as_csv(rows, names))
     written = [folder / "ablation.json", folder / "ablation.csv"]
     if any("failed" not in run for run in runs):
         written += [folder / f"ablation.{kind}" for kind in ("png", "pdf")]

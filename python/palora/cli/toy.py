@@ -34,11 +34,12 @@ def toy(
 
     Methods that can balance tasks do so by gradient norms; --set balance=none (or loss) changes that.
     """
-    from palora import files, methods
+    from palora import methods
     from palora.cli.console import say, table
     from palora.cli.pipes import outlive_reader
     from palora.cli.results import require_packages
     from palora.cli.settings import option_types, read_settings
+    from palora.files import write_file
     from palora.report.trajectories import trajectory_figure
     from palora.toy import STARTS, descend, options_for, suited
 
@@ -69,7 +70,7 @@ def toy(
     say("IGD+ to the whole front, and the gap of the worst point behind it: in units of the front's sides.")
     if "stl" in names:
         say("stl has a θ for each task: its points may lie beyond what one θ can reach.")
-    files.write(out / "toy.json", json.dumps(numbers, indent=1) + "\n")
+    write_file(out / "toy.json", json.dumps(numbers, indent=1) + "\n")
     pictures = [out / f"toy.{kind}" for kind in ("png", "pdf")]
     for path in pictures:
         trajectory_figure(descents, path)

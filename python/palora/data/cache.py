@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from palora import files
 from palora.data.folder import cache_root
 from palora.errors import UnwritableError
+from palora.files import replacing
 from palora.optional import need
 
 _FORMAT = 1
@@ -72,5 +72,5 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    with files.replacing(path) as new:
+    with replacing(path) as new:
         save_file(tensors, new, metadata={"sha256": _digest(tensors)})

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palora import files
 from palora.engine.config import RunConfig
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
@@ -21,6 +20,7 @@ from palora.engine.state import load_checkpoint
 from palora.engine.validate import front_of
 from palora.errors import PaloraError
 from palora.evaluation import Front, summary
+from palora.files import write_file
 from palora.rays.grid import fixed_rays
 
 
@@ -77,7 +77,7 @@ def evaluate(
 
 def write_front(run: RunFolder, content: dict[str, Any]) -> None:
     """Write front.json."""
-    files.write(run.front_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_file(run.front_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def missing_rays(grid: Tensor) -> Tensor:

@@ -9,14 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from palora import files
 from palora.engine.config import WHERE, RunConfig, differences
 from palora.engine.environment import describe
 from palora.engine.sole_writer import LOCK
 from palora.engine.state import Position
 from palora.errors import PaloraError
 from palora.evaluation import Front
-from palora.files import writing
+from palora.files import write_file, writing
 
 
 class RunFolder:
@@ -46,9 +45,9 @@ class RunFolder:
 
         config.json comes first: from then on the folder holds a run, which can be resumed.
         """
-        files.write(self.config_file, _json(config.to_dict()))
-        files.write(self.environment_file, _json(describe()))
-        files.write(self.metrics_file, "")
+        write_file(self.config_file, _json(config.to_dict()))
+        write_file(self.environment_file, _json(describe()))
+        write_file(self.metrics_file, "")
 
     def started(self) -> bool:
         """Whether training began: without a checkpoint and a record of it, a run that is resumed starts anew."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from palora import files
 from palora.engine.rng import rng_state, set_rng_state
 from palora.errors import PaloraError
+from palora.files import replacing
 from palora.methods import Method
 
 FORMAT = 1
@@ -108,7 +108,7 @@ def _with_numbers(optimizer: dict[str, Any]) -> dict[str, Any]:
 def save_checkpoint(state: TrainState, path: Path, metrics_size: int) -> None:
     """Write `state` and the size of the metrics so far; `path` is the old file or the whole new one."""
     snapshot = {**state.snapshot(), "metrics_size": metrics_size}
-    with files.replacing(path) as new, new.open("wb") as file:
+    with replacing(path) as new, new.open("wb") as file:
         torch.save(snapshot, file)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palora import files
 from palora.errors import PaloraError
+from palora.files import replacing
 from palora.layers.adapter import Adapter, shallow_copy
 from palora.layers.adapter_file import FORMAT, PURPOSE, Contents, check_tensors, contents, order_of_tasks, values
 from palora.layers.adapting import adapt, swap
@@ -81,7 +81,7 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str], base: bool = F
         "base": json.dumps(fingerprint(model)),
         "trained": json.dumps(list(trained) if base else []),
     }
-    with files.replacing(path) as new:
+    with replacing(path) as new:
         save_file({**tensors, **trained} if base else tensors, new, metadata=metadata)
 
 

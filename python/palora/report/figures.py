@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from palora import files
 from palora.evaluation import Front
+from palora.files import replacing
 from palora.report import plane, profiles, style, triangle
 from palora.report.columns import Runs, as_runs, loss_names, metric_names
 
@@ -86,5 +86,5 @@ def _checked(fronts: dict[str, list[Front]], points: dict[str, list[Front]]) -> 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; without the date, so that the same picture is the same file."""
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    with files.replacing(path) as new:
+    with replacing(path) as new:
         figure.savefig(new, dpi=200, metadata=dates.get(path.suffix.lower()))

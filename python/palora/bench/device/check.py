@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import palora_kernels
-from palora import files
 from palora.bench.device import figure, items, measured, prepare, report, timing, values, workers
 from palora.bench.device.workers import Lost
 from palora.errors import PaloraError
+from palora.files import write_file
 
 PRECISIONS = ["bfloat16", "float32", "tf32", "float16"]
 TIMED = ["bfloat16", "float32", "tf32"]
@@ -56,7 +56,7 @@ class Results:
             self.save()
 
     def save(self) -> None:
-        files.write(self.path, json.dumps(self.content, indent=1) + "\n")
+        write_file(self.path, json.dumps(self.content, indent=1) + "\n")
         self.saved = time.monotonic()
 
 
