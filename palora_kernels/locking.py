@@ -81,7 +81,9 @@ def _still_at(path: Path, handle: int) -> bool:
 
 
 def _own_name() -> str:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else "python"
+    program = Path(sys.argv[0] if sys.argv else "python")
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    command = shlex.join([name, *sys.argv[1:]])
     return f"process {os.getpid()} on {platform.node()} ({command if len(command) <= 200 else command[:199] + '…'})"
 
 

@@ -44,5 +44,5 @@ def _of_the_system(error: BaseException | None) -> str | None:
             return error.strerror or str(error)
         if type(error).__name__ == "SafetensorError":  # it keeps no cause
             return str(error)
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

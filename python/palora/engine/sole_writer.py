@@ -62,6 +62,6 @@ def refuse_several_processes() -> None:
     count = os.environ.get("WORLD_SIZE", "1")
     if count.isdigit() and int(count) > 1:
         raise PaloraError(
-            f"palora trains in one process, and {count} were started (WORLD_SIZE={count}): start it without torchrun, "
+            f"One process writes a run, and {count} were started (WORLD_SIZE={count}): start it without torchrun, "
             "or with --nproc-per-node 1."
         )
