@@ -1,10 +1,11 @@
 """A short command that dies at its k-th file operation, for every k, and is then gone on with as it says itself.
 
-    python crash_points.py FOLDER DEATH EVERY COMMAND …       (palora's, without --out)
+    python crash_points.py FOLDER DEATH NUMBER COMMAND …       (palora's, without --out)
 
 DEATH: "kill" (the process is gone at once), "full" (this operation finds the disk full) or "stays full" (the following
-ones too). EVERY: 1 for each operation, 5 for each fifth. Every try is a process of its own, forked from this one, which
-has run the command once on one thread. Prints as JSON at how many operations it died, and what went wrong.
+ones too), and NUMBER 1 for each operation, 5 for each fifth; or "random", and SIGKILL at NUMBER moments. Every try is a
+process of its own, forked from this one, which has run the command once on one thread. Prints as JSON how often it died
+and what went wrong.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 OPERATIONS = ("open", "mkdir", "rmdir", "unlink", "replace", "rename", "fsync", "chmod", "ftruncate", "write")
@@ -92,8 +96,9 @@ class Written:
         return getattr(self.file, name)
 
 
-def attempt(words: list[str], dying: Dying | None = None) -> tuple[int, str, int]:
-    """Run a command of palora's in a process of its own: its status, what it said on stderr, its operations."""
+def attempt(words: list[str], dying: Dying | None = None, seconds: float | None = None) -> tuple[int, str, int]:
+    """Run a command of palora's in a process of its own, for so many `seconds` at most: its status, what it said on
+    stderr, its operations."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -108,6 +113,9 @@ def attempt(words: list[str], dying: Dying | None = None) -> tuple[int, str, int
             json.dump((status, said.getvalue(), dying.count if dying else 0), pipe)
         os._exit(0)
     os.close(writing)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
     with os.fdopen(reading) as pipe:
         answer = pipe.read()
     os.waitpid(child, 0)
@@ -171,13 +179,37 @@ def everywhere(folder: Path, death: str, every: int, words: list[str]) -> dict[s
         shutil.rmtree(out)
         status, said, _ = attempt(words, Dying(out, at, death))
         problem = after(death, words, status, said)
-        if problem is None:
-            found = contents(out)
-            different = sorted(n for n in found.keys() | whole.keys() if found.get(n, 0) != whole.get(n, 0))
-            problem = f"differs in {', '.join(different)}" if different else None
+        problem = problem or differences(contents(out), whole)
         if problem is not None:
             wrong.append(f"operation {at} of {count}: {problem}")
     return {"died": len(range(0, count, every)), "wrong": wrong}
+
+
+def at_random(folder: Path, count: int, words: list[str]) -> dict[str, Any]:
+    """SIGKILL after a random time; a second one, half of the time, while the run is gone on with."""
+    out, random = folder / "run", Random(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert run([*words, "--out", str(folder / "warm")]) == 0
+    words = [*words, "--out", str(out)]
+    began = time.monotonic()
+    assert attempt(words)[0] == 0
+    whole, seconds = contents(out), time.monotonic() - began
+    wrong = []
+    for number in range(count):
+        shutil.rmtree(out)
+        attempt(words, seconds=random.uniform(0, seconds))
+        if random.random() < 0.5:
+            begun = (out / "config.json").exists()
+            attempt([*words, "--resume"] if begun else words, seconds=random.uniform(0, seconds))
+        problem = after("kill", words, 137, "") or differences(contents(out), whole)
+        if problem is not None:
+            wrong.append(f"kill {number}: {problem}")
+    return {"died": count, "wrong": wrong}
+
+
+def differences(found: dict[str, Any], whole: dict[str, Any]) -> str | None:
+    names = sorted(n for n in found.keys() | whole.keys() if found.get(n, 0) != whole.get(n, 0))
+    return f"differs in {', '.join(names)}" if names else None
 
 
 def prepare() -> None:
@@ -203,4 +235,6 @@ def prepare() -> None:
 
 if __name__ == "__main__":
     prepare()
-    print(json.dumps(everywhere(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:])))
+    where, how, number, command = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4:]
+    told = at_random(where, number, command) if how == "random" else everywhere(where, how, number, command)
+    print(json.dumps(told))

@@ -34,18 +34,24 @@ class Crash(BaseException):
 def test_a_crash_at_any_moment_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     files.write(path, "old")
-    for name in ("mkdir", "chmod", "fsync", "replace"):
 
-        def crash(*args: Any, **options: Any) -> None:
+    def crash(*args: Any, **options: Any) -> None:
+        raise Crash
+
+    for name in ("mkdir", "chmod", "fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, crash)
+            with pytest.raises(Crash):
+                files.write(path, "new")
+        assert path.read_text() == "old"
+
+    def half() -> None:
+        with files.replacing(path) as new:
+            new.write_text("half of the n")
             raise Crash
 
-        with monkeypatch.context() as patch, pytest.raises(Crash):
-            patch.setattr(os, name, crash)
-            files.write(path, "new")
-        assert path.read_text() == "old"
-    with pytest.raises(Crash), files.replacing(path) as new:
-        new.write_text("half of the n")
-        raise Crash
+    with pytest.raises(Crash):
+        half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -152,11 +158,10 @@ def test_a_full_disk_is_one_sentence_however_it_is_wrapped(tmp_path: Path) -> No
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(UnwritableError, match=r"file cannot be written: No space left on device$"), writing("file"):
         raise full
+    pytorch = RuntimeError("unexpected pos 704 vs 598")
+    pytorch.__context__ = full
     with pytest.raises(UnwritableError, match=r"No space left on device$"), replacing(tmp_path / "file"):
-        try:
-            raise full
-        except OSError:
-            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 (as PyTorch does)
+        raise pytorch
     with pytest.raises(RuntimeError, match="a defect"), writing("file"):
         raise RuntimeError("a defect")
     with pytest.raises(PaloraError, match="known already"), writing("file"):
