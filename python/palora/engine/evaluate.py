@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,11 @@ def evaluate(
         raise PaloraError(f"`split` should be train, validation or test. Found {split!r}.")
     if checkpoint not in ("last", "best"):
         raise PaloraError(f"`checkpoint` should be last or best. Found {checkpoint!r}.")
+    if not run.started():
+        raise PaloraError(
+            f"{run.path} has no checkpoint: its training ended before the first one. Go on with: "
+            f"{shlex.join(['palora', 'train', config.recipe, '--out', str(run.path), '--resume'])}"
+        )
     with sole_writer(run.path):
         snapshot = load_checkpoint(run.last if checkpoint == "last" else run.best)
         parts = assemble(config, make_model)

@@ -114,8 +114,10 @@ def save_checkpoint(state: TrainState, path: Path, metrics_size: int) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU, checksums verified; missing, damaged or another format: PaloraError."""
+    other = path.with_name("best.pt" if path.name == "last.pt" else "last.pt")
+    remedy = f"copy {other.name} over it to go on from there" if other.exists() else "start the run anew elsewhere"
     if not path.exists():
-        raise PaloraError(f"There is no checkpoint {path}: start the run anew in another folder.")
+        raise PaloraError(f"There is no checkpoint {path}: {remedy}.")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -124,8 +126,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         snapshot: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = snapshot["format"]
     except Exception as error:
-        other = path.with_name("best.pt" if path.name == "last.pt" else "last.pt")
-        remedy = f"copy {other.name} over it to go on from there" if other.exists() else "start the run anew"
         raise PaloraError(f"The checkpoint {path} is damaged ({_brief(error)}): {remedy}.") from error
     if found != FORMAT:
         raise PaloraError(f"The checkpoint {path} has format {found}; this version reads format {FORMAT}.")
