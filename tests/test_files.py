@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -207,3 +208,14 @@ assert [p.name for p in folder.iterdir()] == ["adapters"]
     assert adapters.startswith(f"{tmp_path}/adapters cannot be written: ")
     assert "File too large" in adapters
     assert checkpoint == f"{tmp_path}/last.pt cannot be written: File too large"
+
+
+def test_nothing_else_renames_files() -> None:
+    """One place writes files atomically."""
+    found = [
+        path.relative_to(ROOT)
+        for folder in ("python/palora", "palora_kernels")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"os\.(replace|rename)|mkstemp|\.rename\(", path.read_text(encoding="utf-8"))
+    ]
+    assert found == [Path("palora_kernels/files.py")]
