@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from palora_kernels.locking import NO_LOCKS
+
 if sys.platform != "win32":
     import fcntl
 
@@ -97,7 +99,7 @@ def _claim(path: Path) -> tuple[Path, int | None]:
         except (BlockingIOError, FileNotFoundError):
             continue  # another process sweeps, and came between the two
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            if error.errno not in NO_LOCKS:
                 folder.rmdir()
                 raise
             return folder, None  # a file system without locks: nobody can sweep there either

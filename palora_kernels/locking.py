@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
+
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
+"""What a file system without locks answers: some network file systems, as they are mounted."""
 
 
 class HeldError(Exception):
@@ -23,8 +29,8 @@ class HeldError(Exception):
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`, in a folder that exists, against other processes and threads; it is gone afterwards.
 
-    If another has it: `wait` until it is free, or raise HeldError. On Windows nothing is locked. Raises OSError where
-    the file cannot be written, or the file system has no locks.
+    If another has it: `wait` until it is free, or raise HeldError. On a file system without locks a warning says so;
+    on Windows nothing is locked. Raises OSError where the file cannot be written.
     """
     if sys.platform == "win32":
         yield
@@ -59,7 +65,7 @@ def _acquire(path: Path, wait: bool) -> int:
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(handle, path, wait)
             if _still_at(path, handle):
                 os.ftruncate(handle, 0)
                 os.write(handle, _own_name().encode(errors="replace"))
@@ -70,6 +76,19 @@ def _acquire(path: Path, wait: bool) -> int:
         finally:
             if handle not in _handles:
                 os.close(handle)
+
+
+def _lock(handle: int, path: Path, wait: bool) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{path.parent} lies on a file system without locks ({error.strerror}): nothing keeps a second process "
+            "from writing there.",
+            stacklevel=2,
+        )
 
 
 def _still_at(path: Path, handle: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,19 +17,19 @@ from engine_runs import small_set
 
 pytest.importorskip("typer")
 pytest.importorskip("matplotlib")
+fcntl = pytest.importorskip("fcntl", reason="Windows has no fcntl, and nothing is locked there")
 
 import palora.data
 from palora.cli import main
 from palora.engine import evaluate, read_metrics
 from palora.engine.sole_writer import sole_writer
 from palora.errors import PaloraError
+from palora_kernels import files
 from palora_kernels.locking import HeldError, locked
 
 SHORT = ["--epochs", "1", "--batch", "16", "--limit", "32", "--method", "ls", "--device", "cpu"]
 TRAIN = ["train", "multimnist-small", *SHORT, "--out", "run"]
 ABLATE = ["ablate", "multimnist-small", *SHORT, "--seeds", "0", "--out", "run"]
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fcntl, and nothing is locked there")
 
 
 @pytest.fixture
@@ -199,6 +200,18 @@ def test_who_waits_comes_after_the_holder(tmp_path: Path) -> None:
         thread.join(30)
     assert order == ["first", "second", "second", "second"]
     assert not path.exists()
+
+
+def test_a_file_system_without_locks_is_said_and_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.warns(UserWarning, match="run lies on a file system without locks"), sole_writer(tmp_path / "run"):
+        files.write(tmp_path / "run" / "file", "text")
+    assert (tmp_path / "run" / "file").read_text() == "text"
 
 
 @pytest.mark.slow
