@@ -17,7 +17,7 @@ from engine_runs import small_set
 
 pytest.importorskip("typer")
 pytest.importorskip("matplotlib")
-fcntl = pytest.importorskip("fcntl", reason="Windows has no fcntl, and nothing is locked there")
+pytest.importorskip("fcntl", reason="Windows has no fcntl, and nothing is locked there")
 
 import palora.data
 from palora.cli import main
@@ -208,7 +208,7 @@ def test_a_file_system_without_locks_is_said_and_written_all_the_same(
     def none(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr("fcntl.flock", none)
     with pytest.warns(UserWarning, match="run lies on a file system without locks"), sole_writer(tmp_path / "run"):
         files.write(tmp_path / "run" / "file", "text")
     assert (tmp_path / "run" / "file").read_text() == "text"
