@@ -15,7 +15,7 @@ from palora.engine.config import RunConfig
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
 from palora.engine.setup import Parts, assemble
-from palora.engine.state import load_checkpoint
+from palora.engine.state import load_checkpoint, load_weights
 from palora.engine.validate import front_of
 from palora.errors import PaloraError
 from palora.evaluation import Front, summary
@@ -54,9 +54,10 @@ def evaluate(
         raise PaloraError(f"`split` should be train, validation or test. Found {split!r}.")
     if checkpoint not in ("last", "best"):
         raise PaloraError(f"`checkpoint` should be last or best. Found {checkpoint!r}.")
-    snapshot = load_checkpoint(run.last if checkpoint == "last" else run.best)
+    file = run.last if checkpoint == "last" else run.best
+    snapshot = load_checkpoint(file)
     parts = assemble(config, make_model)
-    parts.model.load_state_dict(snapshot["model"])
+    load_weights(parts.model, snapshot["model"], f"The checkpoint {file}")
 
     grid = grid_of(parts.method, config)
     more = missing_rays(grid) if len(grid) > 1 else grid[:0]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palora.engine.evaluate import Evaluation
 from palora.engine.setup import assemble
-from palora.engine.state import load_checkpoint
+from palora.engine.state import load_checkpoint, load_weights
 from palora.engine.validate import front_of
 from palora.errors import PaloraError
 from palora.evaluation import Front
@@ -34,9 +34,10 @@ def add_pseudo(result: Evaluation) -> tuple[Evaluation, Front]:
     They go into the summary of front.json under "pseudo", each with its ray, losses and metrics. Raises PaloraError
     for a model without adapters.
     """
-    snapshot = load_checkpoint(getattr(result.run, result.summary["checkpoint"]))
+    file = getattr(result.run, result.summary["checkpoint"])
+    snapshot = load_checkpoint(file)
     parts = assemble(result.config)
-    parts.model.load_state_dict(snapshot["model"])
+    load_weights(parts.model, snapshot["model"], f"The checkpoint {file}")
     if not adapted_layers(parts.model):
         raise PaloraError(f"Pseudo-preferences are for adapters, and the method '{parts.method.name}' has none.")
     split = getattr(parts.dataset, result.summary["split"])

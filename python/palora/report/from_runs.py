@@ -16,7 +16,7 @@ from palora.engine import RunConfig
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
 from palora.engine.setup import assemble
-from palora.engine.state import load_checkpoint
+from palora.engine.state import load_checkpoint, load_weights
 from palora.errors import PaloraError
 from palora.evaluation import Front
 from palora.rays import simplex_grid
@@ -69,7 +69,7 @@ def run_scene(folder: Path, path: Where = None, sample: int = 0, data: str | Non
     config = RunConfig.read(run.config_file)
     config = replace(config, data=data or config.data)
     parts = assemble(config)
-    parts.model.load_state_dict(load_checkpoint(run.last)["model"])
+    load_weights(parts.model, load_checkpoint(run.last)["model"], f"The checkpoint {run.last}")
     parts.model.eval()
     if not 0 <= sample < len(parts.dataset.test):
         raise PaloraError(f"`scene` should be a test picture in 0 … {len(parts.dataset.test) - 1}. Found {sample}.")
