@@ -1,4 +1,4 @@
-"""Reading files of unknown origin: ordinary files alone, so that nothing waits for a pipe, and bounded in bytes and depth.
+"""Reading files of unknown origin: ordinary ones alone, so that nothing waits for a pipe, of bounded length and depth.
 
 Everything here raises OSError where a file cannot be read, and ValueError for what it holds.
 """
@@ -15,6 +15,7 @@ MOST = 64 * 2**20
 """Bytes of a JSON file, or of a line of one."""
 DEEPEST = 32
 """Levels of a JSON value."""
+
 
 class NotAFileError(ValueError):
     """A folder, a pipe, a socket or a device lies where a file should."""

@@ -2,9 +2,9 @@
 
     epochs: Annotated[int, Range(1, 1_000_000)]
 
-and checked wherever such a value comes from: `check_fields` in a dataclass, `conform` for what a JSON file says. A bool is
-no integer, a number is finite. Needs nothing but Python, so that kernels and what checks them on a bare device can use
-it; a validator from elsewhere would check files alone, or ask for more than torch there.
+and checked wherever such a value comes from: `check_fields` in a dataclass, `conform` for what a JSON file says. A bool
+is no integer, a number is finite. Needs nothing but Python, so that the kernels and what checks them on a bare device
+can use it; a validator from elsewhere would ask for more than torch there.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def read_records(path: Path, kind: Any, what: str) -> list[Any]:
 
 
 def open_archive(path: Path, most: int, stored: bool = False) -> zipfile.ZipFile:
-    """A zip file whose members, unpacked, have at most `most` bytes each; with `stored`, none is compressed and together
-    they are no larger than the file, as PyTorch writes them. OSError or ValueError for any other."""
+    """A zip file whose members, unpacked, have at most `most` bytes each; with `stored`, none is compressed and
+    together they are no larger than the file, as PyTorch writes them. OSError or ValueError for any other."""
     size = require_file(path)
     try:
         archive = zipfile.ZipFile(path)

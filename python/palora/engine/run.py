@@ -18,7 +18,6 @@ from palora.evaluation.files import write_atomically
 from palora.reading import read_record, read_records
 from palora_kernels.typed import AnyNumber, Range
 
-
 _Count = Annotated[int, Range(0, 10**15)]
 
 

@@ -107,7 +107,7 @@ class TrainState:
         try:
             self._restore(snapshot)
         except Exception as error:  # whatever an optimiser or a method says of a state that is not its own
-            raise PaloraError(f"The checkpoint does not fit this run ({_brief(error)}): is it another run's?") from error
+            raise PaloraError(f"The checkpoint is not one of this run ({_brief(error)}).") from error
 
     def _restore(self, snapshot: dict[str, Any]) -> None:
         rates = [group["lr"] for group in self.optimizer.param_groups]
