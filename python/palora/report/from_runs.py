@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from palora.bench.numbers import between
 from palora.engine import RunConfig
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+", metavar="METHOD=RUN[,RUN…]")
     parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"))
-    parser.add_argument("--scene", type=int)
+    parser.add_argument("--scene", type=between(0, 10**9, int))
     given = parser.parse_args()
     runs = {}
     for word in given.runs:
