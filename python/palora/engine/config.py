@@ -24,7 +24,7 @@ class RunConfig:
     recipe: str
     dataset: str
     model: str
-    epochs: Annotated[int, Range(1, 1_000_000)]
+    epochs: Annotated[int, Range(1, 100_000)]
     batch: Annotated[int, Range(1, 10_000_000)]
     lr: Annotated[float, Range(0, 1000, above=True)]
     method: str = "palora"

@@ -103,11 +103,11 @@ def provenance(
     }
 
 
-def controls_beside(folder: Path) -> dict[str, Front]:
+def controls_beside(folder: Path, tell: Callable[[str], None] | None = None) -> dict[str, Front]:
     """Single points of other finished runs next to `folder` that trained the same thing by another method.
 
     Method name → front. The same means: recipe, data, model, epochs, seed and limit; the runs' names do not
-    matter.
+    matter. A damaged neighbour is left out; `tell` is told which of its files it is.
     """
     own = RunConfig.read(folder / "config.json")
     found: dict[str, Front] = {}
@@ -116,7 +116,9 @@ def controls_beside(folder: Path) -> dict[str, Front]:
             continue
         try:
             config, front = RunConfig.read(sibling / "config.json"), Front.load(sibling / "front.json")
-        except PaloraError:
+        except (PaloraError, OSError) as error:
+            if tell is not None:
+                tell(str(error))
             continue
         comparable = all(getattr(config, key) == getattr(own, key) for key in _COMPARABLE)
         if comparable and len(front) == 1 and config.method != own.method:

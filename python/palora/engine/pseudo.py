@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from palora import methods
+from palora.engine.config import RunConfig
 from palora.engine.evaluate import Evaluation
 from palora.engine.setup import assemble
 from palora.engine.state import load_checkpoint, load_weights
@@ -26,6 +28,12 @@ def pseudo_preferences(tasks: int) -> Tensor:
     """
     one_for = 2 * torch.eye(tasks) - 1
     return torch.cat([torch.zeros(1, tasks), one_for, -torch.ones(1, tasks)])
+
+
+def require_adapters(config: RunConfig) -> None:
+    """PaloraError for a method without adapters, before anything is evaluated."""
+    if "rank" not in {field.name for field in fields(methods.get(config.method).Options)}:
+        raise PaloraError(f"Pseudo-preferences are for adapters, and the method '{config.method}' has none.")
 
 
 def add_pseudo(result: Evaluation) -> tuple[Evaluation, Front]:

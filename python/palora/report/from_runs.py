@@ -6,14 +6,15 @@ python -m palora.report.from_runs OUT palora=RUN,RUN pamal=RUN ls=RUN [--format 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from palora.bench.numbers import between
-from palora.engine import RunConfig
+from palora.engine import RunConfig, read_metrics
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
 from palora.engine.setup import assemble
@@ -29,7 +30,13 @@ from palora.report.scenes import scene_figure
 from palora.report.solid import space_figure
 
 
-def draw_runs(runs: Mapping[str, Sequence[Path]], out: Path, kind: str = "png", scene: int | None = None) -> list[Path]:
+def draw_runs(
+    runs: Mapping[str, Sequence[Path]],
+    out: Path,
+    kind: str = "png",
+    scene: int | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> list[Path]:
     """Draw what fits: hypervolume and convergence curves, the front, for three tasks the front in space, for four
     and more parallel coordinates, and with `scene`, test picture number `scene` of dense tasks along the rays.
 
@@ -37,10 +44,12 @@ def draw_runs(runs: Mapping[str, Sequence[Path]], out: Path, kind: str = "png", 
         runs: method → evaluated run folders, one a seed. Runs with one ray are shown as points.
         out: folder, made if need be.
         kind: "png", "pdf" or "svg".
+        tell: what is told of each run that is left out because a file of it is missing or damaged; None: such a run is
+            an error.
 
-    Returns the files. PaloraError for a folder that is no evaluated run.
+    Returns the files. PaloraError for a folder that is no evaluated run, and where none is left.
     """
-    fronts = {name: [Front.load(RunFolder(run).front_file) for run in folders] for name, folders in runs.items()}
+    runs, fronts = _sound(runs, tell)
     curves = {name: several for name, several in fronts.items() if len(several[0]) > 1}
     points = {name: several for name, several in fronts.items() if len(several[0]) == 1}
     drawn: list[Path] = []
@@ -62,6 +71,29 @@ def draw_runs(runs: Mapping[str, Sequence[Path]], out: Path, kind: str = "png", 
         for name, folders in runs.items():
             run_scene(folders[0], path(f"scene-{name}"), scene)
     return drawn
+
+
+def _sound(
+    runs: Mapping[str, Sequence[Path]], tell: Callable[[str], None] | None
+) -> tuple[dict[str, list[Path]], dict[str, list[Front]]]:
+    """The runs whose files can be read, and their fronts."""
+    folders: dict[str, list[Path]] = {}
+    fronts: dict[str, list[Front]] = {}
+    for name, several in runs.items():
+        for run in several:
+            try:
+                front = Front.load(RunFolder(run).front_file)
+                read_metrics(run)
+            except PaloraError as error:
+                if tell is None:
+                    raise
+                tell(f"left out: {error}")
+                continue
+            folders.setdefault(name, []).append(run)
+            fronts.setdefault(name, []).append(front)
+    if not fronts:
+        raise PaloraError("None of the runs can be drawn: evaluate one first.")
+    return folders, fronts
 
 
 def run_scene(folder: Path, path: Where = None, sample: int = 0, data: str | None = None) -> None:
@@ -101,10 +133,14 @@ def main() -> None:
     for word in given.runs:
         name, _, folders = word.partition("=")
         runs[name] = [Path(folder) for folder in folders.split(",")]
+
+    def tell(text: str) -> None:
+        print(f"palora: {text}", file=sys.stderr)
+
     try:
-        for path in draw_runs(runs, given.out, given.format, given.scene):
+        for path in draw_runs(runs, given.out, given.format, given.scene, tell):
             print(path)
-    except PaloraError as error:
+    except (PaloraError, ValueError) as error:
         parser.exit(1, f"palora: {error}\n")
 
 
