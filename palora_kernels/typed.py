@@ -208,7 +208,7 @@ def _dataclass(name: str, value: Any, kind: Any) -> Any:
 
 def check_fields(of: Any) -> None:
     """In ``__post_init__``: every field of a dataclass is what its type says. Raises ValueError, naming the field."""
-    hints = _hints(type(of))
+    hints = _hints(of.__class__)
     for field in dataclasses.fields(of):
         object.__setattr__(of, field.name, conform(field.name, getattr(of, field.name), hints[field.name]))
 

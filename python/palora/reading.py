@@ -38,7 +38,7 @@ def read_record(path: Path, kind: Any, what: str, remedy: str = "", nan: bool = 
 def read_records(path: Path, kind: Any, what: str) -> list[Any]:
     """The lines of a JSON-lines file, each as a `kind`, nan allowed. A last line without its end is left out: it was
     being written. Raises PaloraError, naming the line."""
-    records = []
+    records: list[Any] = []
     with reading(what, path), open_file(path) as file:
         while line := file.readline(MOST + 1):
             if not line.endswith(b"\n"):

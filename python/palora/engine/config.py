@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from palora import methods
 from palora.errors import PaloraError
 from palora.reading import reading
 from palora_kernels.reading import read_json
@@ -91,7 +92,9 @@ class RunConfig:
         if not path.exists():
             raise PaloraError(f"{path.parent} is not a run folder: it has no config.json.")
         with reading("The configuration", path):
-            return cls.from_dict(conform("", read_json(path), dict[str, Any]))
+            config = cls.from_dict(conform("", read_json(path), dict[str, Any]))
+            methods.make_options(methods.get(config.method), config.method_options)
+            return config
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:

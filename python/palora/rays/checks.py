@@ -15,7 +15,7 @@ def whole(name: str, value: object, least: int, remedy: str = "", most: int = 10
         raise TypeError(expected)
     if value < least:
         raise ValueError(expected)
-    if value > most:
+    if int(value) > most:
         raise ValueError(f"`{name}` should be an integer <= {most:,}. Found {shown(value)}.")
     return int(value)
 
