@@ -35,13 +35,14 @@ class Range:
             return self.nan
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
-    def __str__(self) -> str:
-        bounds = []
-        if self.low > -math.inf:
-            bounds.append(f"{'>' if self.above else '>='} {_number(self.low)}")
-        if self.high < math.inf:
-            bounds.append(f"<= {_number(self.high)}")
-        return " and ".join(bounds)
+    def broken_by(self, value: Any) -> str:
+        """The bound that a number is beyond, in words; of what is no number, both."""
+        low = f"{'>' if self.above else '>='} {_number(self.low)}" if self.low > -math.inf else ""
+        high = f"<= {_number(self.high)}" if self.high < math.inf else ""
+        known = isinstance(value, Real) and not isinstance(value, bool) and value == value
+        if known and not (value > self.high or value == math.inf):
+            return low
+        return high if known and high else " and ".join(bound for bound in (low, high) if bound)
 
 
 FINITE = Range()
@@ -117,7 +118,7 @@ def _one_of(options: Sequence[Any]) -> str:
 def _scalar(name: str, value: Any, kind: type, bounds: Range) -> Any:
     number = kind is float
     words = "a number" if number and bounds.nan else "an integer" if not number else "a finite number"
-    expected = f"{words} {bounds}".rstrip()
+    expected = f"{words} {bounds.broken_by(value)}".rstrip()
     if isinstance(value, bool) or not isinstance(value, Real if number else Integral):
         raise _wrong(name, expected, value)
     try:

@@ -65,12 +65,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("damaged")
 
 
-def restored(path: Path, content: bytes, use: Callable[[], Any]) -> Any:
+def restored(path: Path, content: bytes, use: Callable[[], Any], errors: Any = (PaloraError,)) -> Any:
     """What `use` answers while `path` holds `content`; the file is as it was afterwards."""
     before = path.read_bytes()
     path.write_bytes(content)
     try:
-        return answered(use)
+        return answered(use, errors)
     finally:
         path.write_bytes(before)
 
@@ -82,7 +82,8 @@ def configuration(run: RunFolder, scratch: Path, drawn: st.DataObject) -> None:
     def use() -> None:
         assemble(RunConfig.read(run.config_file))
 
-    restored(run.config_file, drawn.draw(damaged_json(run.config_file.read_text())), use)
+    # Options of models and data are arguments like any others: a bad one is a ValueError.
+    restored(run.config_file, drawn.draw(damaged_json(run.config_file.read_text())), use, (PaloraError, ValueError))
 
 
 def checkpoint(run: RunFolder, scratch: Path, drawn: st.DataObject) -> None:
@@ -137,9 +138,8 @@ def metrics(run: RunFolder, scratch: Path, drawn: st.DataObject) -> None:
 
     lines = run.metrics_file.read_text().splitlines(keepends=True)
     at = drawn.draw(st.integers(0, len(lines) - 1))
-    content = (
-        "".join(lines[:at]).encode() + drawn.draw(damaged_json(lines[at])) + "".join(["\n", *lines[at + 1 :]]).encode()
-    )
+    before, after = "".join(lines[:at]), "".join(["\n", *lines[at + 1 :]])
+    content = before.encode() + drawn.draw(damaged_json(lines[at])) + after.encode()
 
     def use() -> None:
         records = read_metrics(run.path)
@@ -291,9 +291,8 @@ def _png() -> bytes:
 def pictures(run: RunFolder, scratch: Path, drawn: st.DataObject) -> None:
     buffer = io.BytesIO()
     whole = drawn.draw(st.booleans())
-    with zipfile.ZipFile(
-        buffer, "w", drawn.draw(st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
-    ) as archive:
+    method = drawn.draw(st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         archive.writestr("a.png", _png() if whole else drawn.draw(damaged_bytes(_png())))
     path = scratch / "pictures.zip"
     path.write_bytes(drawn.draw(damaged_bytes(buffer.getvalue())) if whole else buffer.getvalue())

@@ -64,8 +64,8 @@ def bench(
     from palora.bench.device import figure as picture
     from palora.cli.console import table as show
 
-    given: dict[str, Any] = {"only": only, "seconds": seconds, "device": device, "dtype": dtype, "tune": tune, "check": check}
-    given |= {"figure": figure, "json": json, "compare": compare}
+    given: dict[str, Any] = {"only": only, "seconds": seconds, "device": device, "dtype": dtype, "tune": tune}
+    given |= {"check": check, "figure": figure, "json": json, "compare": compare}
     for alone, beside in ALONE.items():
         if given[alone]:
             refuse_together(given, alone, beside)
