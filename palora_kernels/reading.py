@@ -13,6 +13,8 @@ from typing import IO, Any
 
 MOST = 64 * 2**20
 """Bytes of a JSON file, or of a line of one."""
+LONGEST = 4096
+"""Characters of a text in it."""
 DEEPEST = 32
 """Levels of a JSON value."""
 
@@ -65,13 +67,14 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST) -> bytes:
     return data
 
 
-def read_json(path: Path, most: int = MOST, nan: bool = False) -> Any:
+def read_json(path: Path, most: int = MOST, nan: bool = False, longest: int = LONGEST) -> Any:
     """What a JSON file says."""
-    return parse_json(read_bytes(path, most), nan)
+    return parse_json(read_bytes(path, most), nan, longest)
 
 
-def parse_json(text: bytes | str, nan: bool = False) -> Any:
-    """What JSON text says; ``nan``: with NaN and Infinity, which Python's writer puts and JSON does not have."""
+def parse_json(text: bytes | str, nan: bool = False, longest: int = LONGEST) -> Any:
+    """What JSON text says; ``nan``: with NaN and Infinity, which Python's writer puts and JSON does not have;
+    ``longest``: the most characters of a text in it."""
     try:
         value = json.loads(text, parse_constant=float if nan else _refuse)
     except RecursionError:
@@ -81,6 +84,8 @@ def parse_json(text: bytes | str, nan: bool = False) -> Any:
         depth += 1
         if depth > DEEPEST:
             raise ValueError(f"it is nested deeper than {DEEPEST} levels")
+        if any(isinstance(one, str) and len(one) > longest for one in level):
+            raise ValueError(f"it holds a text of more than {longest:,} characters")
         branches = [one for one in level if isinstance(one, (dict, list))]
         level = [child for one in branches for child in (one.values() if isinstance(one, dict) else one)]
     return value

@@ -42,7 +42,11 @@ def _opened(path: Path) -> Any:
     try:
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {error}.") from error
+        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {_brief(error)}.") from error
+
+
+def _brief(error: object) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def contents(path: Path) -> Contents:
@@ -60,7 +64,8 @@ def contents(path: Path) -> Contents:
         return _checked(metadata, shapes, dtypes)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise PaloraError(f"The adapter file {path} is damaged: its metadata cannot be understood ({what}).") from error
+        said = f"The adapter file {path} is damaged: its metadata cannot be understood ({_brief(what)})."
+        raise PaloraError(said) from error
 
 
 def _json(metadata: dict[str, str], key: str, fits: Callable[[Any], bool], default: str | None = None) -> Any:
@@ -129,7 +134,7 @@ def values(path: Path, found: Contents, base: dict[str, Tensor]) -> dict[str, Te
         with _opened(path) as file:
             read = {name: file.get_tensor(name) for name in found.shapes}
     except (safetensors.SafetensorError, OSError) as error:
-        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {error}.") from error
+        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {_brief(error)}.") from error
     for name, tensor in read.items():
         target = base.get(name)
         if target is not None and not target.is_floating_point() and tensor.dtype != target.dtype:
@@ -148,5 +153,3 @@ def order_of_tasks(path: Path, tasks: list[str], names: tuple[str, ...] | None) 
     if set(names) != set(tasks):
         raise PaloraError(f"{path} does not fit `model`: the file's tasks are {tasks}, the model's {list(names)}.")
     return [tasks.index(name) for name in names]
-
-

@@ -116,7 +116,7 @@ class Tuned(TypedDict):
 def load(path: Path) -> dict[str, Any]:
     """The file's content. Raises PaloraError if it is missing, damaged, or none that `make gpu-check` wrote."""
     with reading("The file of results", path, "name one that make gpu-check wrote"):
-        content: dict[str, Any] = read_json(path, nan=True)
+        content: dict[str, Any] = read_json(path, nan=True, longest=2**20)
         conform("", content, Content)
         for name, result in content["values"].items():
             conform(f"values.{name}", result, Lost if "lost" in result else Values)
