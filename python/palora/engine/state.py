@@ -15,7 +15,7 @@ from palora.engine.rng import rng_state, set_rng_state
 from palora.errors import PaloraError
 from palora.methods import Method
 from palora.reading import open_archive, reading
-from palora_kernels.typed import Range, conform
+from palora_kernels.typed import Range, conform, shown
 
 FORMAT = 1
 _MOST = 2**40  # bytes of a member; a checkpoint's are no larger than its file
@@ -193,7 +193,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], whose: str = "The
     odd = sorted(set(own) ^ set(weights))
     if odd:
         what = "lacks" if odd[0] in own else "holds"
-        raise PaloraError(f"{whose} is of another method or model: it {what} {odd[0]} ({len(odd)} tensors differ).")
+        raise PaloraError(f"{whose} is of another method or model: it {what} {shown(odd[0])} ({len(odd)} tensors differ).")
     for name, tensor in own.items():
         found = weights[name]
         kinds = [one.is_floating_point() or one.is_complex() for one in (tensor, found)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from palora.errors import PaloraError
 from palora.layers.adapter import check_settings
 from palora.optional import need
+from palora_kernels.typed import shown
 
 FORMAT = "palora-adapters-1"
 PURPOSE = "A file of adapters"
@@ -114,7 +115,7 @@ def check_tensors(path: Path, found: Contents, adapters: dict[str, tuple[int, ..
     odd = sorted(set(expected) ^ set(found.shapes))
     if odd:
         what = "lacks" if odd[0] in expected else "holds an unexpected"
-        raise PaloraError(f"{path} does not fit `model`: the file {what} tensor {odd[0]!r}.")
+        raise PaloraError(f"{path} does not fit `model`: the file {what} tensor {shown(odd[0])}.")
     for name, shape in expected.items():
         if found.shapes[name] != shape:
             raise PaloraError(
