@@ -193,7 +193,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], whose: str = "The
     odd = sorted(set(own) ^ set(weights))
     if odd:
         what = "lacks" if odd[0] in own else "holds"
-        raise PaloraError(f"{whose} is of another method or model: it {what} {shown(odd[0])} ({len(odd)} tensors differ).")
+        raise PaloraError(f"{whose} is of another method or model: it {what} {shown(odd[0])}.")
     for name, tensor in own.items():
         found = weights[name]
         kinds = [one.is_floating_point() or one.is_complex() for one in (tensor, found)]
