@@ -102,4 +102,4 @@ def sentence(error: Any) -> str:
         text = "The device ran out of memory: lower --batch, or take the rays in groups with --ray-chunk 1."
     else:
         text = f"unexpected {type(error).__name__}: {error} (palora --debug … shows where)"
-    return " ".join(text.split()) or f"{type(error).__name__} (palora --debug … shows where)"
+    return " ".join(text[:4000].split()) or f"{type(error).__name__} (palora --debug … shows where)"

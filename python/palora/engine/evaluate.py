@@ -17,7 +17,7 @@ from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
 from palora.engine.setup import Parts, assemble
 from palora.engine.sole_writer import sole_writer
-from palora.engine.state import load_checkpoint
+from palora.engine.state import load_checkpoint, load_weights
 from palora.engine.validate import front_of
 from palora.errors import PaloraError
 from palora.evaluation import Front, summary
@@ -63,9 +63,10 @@ def evaluate(
             f"{shlex.join(['palora', 'train', config.recipe, '--out', str(run.path), '--resume'])}"
         )
     with sole_writer(run.path):
-        snapshot = load_checkpoint(run.last if checkpoint == "last" else run.best)
+        file = run.last if checkpoint == "last" else run.best
+        snapshot = load_checkpoint(file)
         parts = assemble(config, make_model)
-        parts.model.load_state_dict(snapshot["model"])
+        load_weights(parts.model, snapshot["model"], f"The checkpoint {file}")
 
         grid = grid_of(parts.method, config)
         more = missing_rays(grid) if len(grid) > 1 else grid[:0]
@@ -115,11 +116,11 @@ def provenance(
     }
 
 
-def controls_beside(folder: Path) -> dict[str, Front]:
+def controls_beside(folder: Path, tell: Callable[[str], None] | None = None) -> dict[str, Front]:
     """Single points of other finished runs next to `folder` that trained the same thing by another method.
 
     Method name → front. The same means: recipe, data, model, epochs, seed and limit; the runs' names do not
-    matter.
+    matter. A damaged neighbour is left out; `tell` is told which of its files it is.
     """
     own = RunConfig.read(folder / "config.json")
     found: dict[str, Front] = {}
@@ -128,7 +129,9 @@ def controls_beside(folder: Path) -> dict[str, Front]:
             continue
         try:
             config, front = RunConfig.read(sibling / "config.json"), Front.load(sibling / "front.json")
-        except PaloraError:
+        except (PaloraError, OSError) as error:
+            if tell is not None:
+                tell(str(error))
             continue
         comparable = all(getattr(config, key) == getattr(own, key) for key in _COMPARABLE)
         if comparable and len(front) == 1 and config.method != own.method:
