@@ -5,7 +5,10 @@ const along = {
   id: "along",
   name: "Along λ",
   fits: () => T === 2 && data.runs.some((run) => run.rays.length > 1),
-  options: () => plane.options().slice(0, 2),
+  options: () => [
+    columnChoice("first", state.x, (column) => { state.x = column; changes.call("figure"); }),
+    columnChoice("second", state.y, (column) => { state.y = column; changes.call("figure"); }),
+  ],
   draw: drawAlong,
 };
 

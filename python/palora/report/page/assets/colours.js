@@ -2,13 +2,13 @@
 // One language of colours: a task has a colour, a preference is a mixture of them, a group of runs has another set.
 
 const TASK_COLOURS = ["#3478e0", "#e2562b", "#279a5b", "#9558dc", "#b58900", "#1397ab", "#d6559d", "#7a7f87"];
-const GROUP_COLOURS = ["#7350d6", "#cc7000", "#0f8a86", "#c23b7a", "#6f8a16", "#2f78c4", "#a4552f", "#6b7686"];
+const GROUP_COLOURS = 8; // --g0 … --g7 in page.css, which differ between light and dark
 const GROUP_SHAPES = [
   d3.symbolCircle, d3.symbolDiamond, d3.symbolTriangle, d3.symbolSquare, d3.symbolStar, d3.symbolCross, d3.symbolWye,
 ];
 
 const taskColour = (task) => TASK_COLOURS[task % TASK_COLOURS.length];
-const groupColour = (group) => GROUP_COLOURS[group % GROUP_COLOURS.length];
+const groupColour = (group) => `var(--g${group % GROUP_COLOURS})`;
 const groupShape = (group) => GROUP_SHAPES[group % GROUP_SHAPES.length];
 
 // Up to three tasks a mixture; of more the favourite's colour, as a mixture of many is grey.

@@ -23,7 +23,7 @@ function standalone() {
   for (const { label, group } of names) {
     const wide = 34 + label.length * 6.6;
     if (x + wide > width && x > 16) [x, y] = [16, y + 20];
-    svg.append("path").attr("d", symbols(groupShape(group), 64)).attr("transform", `translate(${x},${y - 4})`).attr("fill", groupColour(group));
+    svg.append("path").attr("d", symbols(groupShape(group), 64)).attr("transform", `translate(${x},${y - 4})`).attr("fill", css(`--g${group % GROUP_COLOURS}`));
     svg.append("text").attr("x", x + 12).attr("y", y).attr("fill", css("--ink")).attr("font-size", 12).attr("font-family", "sans-serif").text(label);
     x += wide;
   }

@@ -79,16 +79,20 @@ function answerBlock(task, truth, colour) {
 }
 
 function answerTable(samples) {
-  const head = el("tr", {}, el("th", { scope: "col" }, "sample"), ...samples.tasks.map((task) => el("th", { scope: "col", class: "number" }, task.name)));
+  const head = el("tr", {}, el("th", { scope: "col" }, "sample"), ...samples.tasks.map((task) => el("th", { scope: "col", class: "number" }, task.name)), el("th", { scope: "col", class: "input" }, "input"));
   const rows = samples.samples.map((sample) => {
     const cells = samples.tasks.map(() => el("td", { class: "number" }));
     fill.push((answers) => cells.forEach((cell, t) => cell.replaceChildren(...cellContent(samples.tasks[t], sample.truth[t], answers[t]))));
-    const values = (sample.input.values ?? []).slice(0, 8).map(compact).join(", ");
-    const about = sample.input.values ? `input: ${values}${sample.input.of > 8 ? `, … (${sample.input.of} values)` : ""}` : "";
-    return el("tr", {}, el("th", { scope: "row", title: about }, `${sample.index}`, sample.chosen === "changes" ? " ↝" : ""), ...cells);
+    return el("tr", {}, el("th", { scope: "row" }, `${sample.index}`, sample.chosen === "changes" ? " ↝" : ""), ...cells,
+      el("td", { class: "input" }, inputText(sample.input)));
   });
   return el("div", {}, el("div", { class: "scroll" }, el("table", { id: "answers" }, el("thead", {}, head), el("tbody", {}, ...rows))),
     el("p", { class: "note" }, "Answer, and the truth below it. ↝: chosen because it changes along the front."));
+}
+
+function inputText({ values, of, shape }) {
+  if (!values) return `a tensor of ${(shape ?? []).join(" × ")}`;
+  return values.map(compact).join(", ") + (of > values.length ? `, … (${of} values)` : "");
 }
 
 function cellContent(task, truth, answer) {

@@ -32,7 +32,7 @@ function drawParallel(canvas) {
   const columns = parallelColumns();
   const slanted = crowded(columns, canvas.width);
   const side = slanted ? 34 : Math.max(34, Math.min(80, d3.max(columns, (column) => data.columns[column].label.length) * 3.7));
-  const box = { left: side, right: canvas.width - side, top: slanted ? 84 : 62, bottom: canvas.height - 30 };
+  const box = { left: side, right: canvas.width - (slanted ? 52 : side), top: slanted ? 84 : 62, bottom: canvas.height - 30 };
   const x = d3.scalePoint(d3.range(columns.length), [box.left, box.right]);
   const runs = shownRuns();
   const y = columns.map((column) => {
@@ -95,5 +95,6 @@ function addBrush(axis, column, scale, box) {
   });
   const g = axis.append("g").attr("class", "brush").attr("data-column", column).call(brush);
   const bound = state.bounds.get(column);
-  if (bound) g.call(brush.move, d3.sort(bound.map((found) => Math.max(box.top, Math.min(box.bottom, scale(found))))));
+  const height = (found) => (Number.isFinite(found) ? Math.max(box.top, Math.min(box.bottom, scale(found))) : box.top);
+  if (bound) g.call(brush.move, d3.sort(bound.map(height))); // "at least" and "at most" have no end on the better side
 }

@@ -38,11 +38,11 @@ function taskSliders() {
     dot.style.background = taskColour(t);
     const update = () => {
       const weight = state.wish[t];
-      if (document.activeElement !== input) input.value = Math.round(weight * 100);
+      input.value = Math.round(weight * 100);
       output.textContent = weightText(weight);
       input.style.setProperty("--track-fill", `linear-gradient(90deg, ${taskColour(t)} ${weight * 100}%, var(--track) ${weight * 100}%)`);
     };
-    return { element: el("div", { class: "slider" }, el("div", { class: "name" }, el("span", {}, dot, task)), input, output), update };
+    return { element: el("div", { class: "slider" }, el("div", { class: "name", title: task }, dot, task), input, output), update };
   });
   return { element: el("div", {}, ...rows.map((row) => row.element)), update: () => rows.forEach((row) => row.update()) };
 }

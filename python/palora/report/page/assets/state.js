@@ -1,5 +1,5 @@
 "use strict";
-// The data of the page (their form: palora/report/page/payload.py) and what the reader has chosen. Whoever shows
+// The data of the page (their form: palora/report/page/data.py) and what the reader has chosen. Whoever shows
 // something listens to `changes`; nothing else is shared between the scripts.
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -14,7 +14,7 @@ const state = {
   x: data.axes[0],
   y: data.axes[1 % data.axes.length],
   third: data.axes[2 % data.axes.length],
-  colour: data.groups.length > 1 ? "method" : "preference",
+  colour: new Set(data.runs.flatMap((run) => (run.rays.length > 1 ? [run.group] : []))).size > 1 ? "method" : "preference",
   volume: false, // whether the hypervolume is shaded
   bounds: new Map(), // column → [least, most] that passes, in the units of the data
 };

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import palora
 from palora.engine import RunFolder, read_metrics
-from palora.evaluation import Front, larger_is_better
+from palora.evaluation import Front, larger_is_better, monotonicity
 from palora.evaluation.direction import metrics_of_task
 from palora.report import style
 from palora.report.columns import loss_names, metric_names
@@ -122,12 +122,18 @@ def _entry(run: Run, names: list[str], found: Numbers) -> dict[str, Any]:
         "nondominated": found.nondominated,
         "common": found.common,
         "hypervolume": {"losses": found.losses, "accuracies": found.accuracies},
-        "spearman": _plain(front.monotonicity(), 4),
+        "spearman": _plain(_monotonicity(front), 4),
         "parameters": run.parameters,
         "curves": _curves(run),
         "config": {key: _text(value) for key, value in config.to_dict().items()},
         "environment": _environment(RunFolder(run.folder).environment_file),
     }
+
+
+def _monotonicity(front: Front) -> Tensor:
+    """Over the rays whose losses are numbers."""
+    known = front.losses.isfinite().all(1)
+    return monotonicity(front.rays[known], front.losses[known])
 
 
 def _plain(values: Tensor, digits: int) -> Any:
