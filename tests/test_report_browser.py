@@ -237,6 +237,8 @@ def test_what_is_seen_of_several_runs(driver: Any, tmp_path: Path) -> None:
     assert "reference" in texts(driver, "#figure text")
     driver.find_element("css selector", '[data-view="along"]').click()
     assert len(driver.find_elements("css selector", "#figure .band")) == 2, "one a panel; ls is a single line"
+    driver.find_element("css selector", '[data-view="parallel"]').click()
+    assert len(driver.find_elements("css selector", "#figure .over .band")) == 1, "the seeds at the dial's preference"
     driver.find_element("css selector", "#config-box summary").click()
     assert "method_options" in text(driver, "#config")
     driver.find_element("css selector", "#environment-box summary").click()
