@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import palora
-from palora.cli import ablate, bench, data, doctor, evaluate, recipes, toy, train
+from palora.cli import ablate, bench, compare, data, doctor, evaluate, recipes, report, toy, train
 from palora.cli.pipes import READER_LEFT, ReaderLeft, guarded
 from palora.errors import PaloraError
 
@@ -59,6 +59,8 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.callback()(options)
     app.command("train")(train.command(with_method_flags="train" in words))
     app.command("evaluate")(evaluate.evaluate)
+    app.command("report")(report.report)
+    app.command("compare")(compare.compare)
     app.add_typer(data.app, name="data")
     app.command("recipes")(recipes.recipes)
     app.command("doctor")(doctor.doctor)
