@@ -192,7 +192,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "hypervolume": lambda v: palora.hypervolume([[0.5, 0.5]], v),
 }
 MAY = {
-    "hypervolume": (-1, 0, 1e30, 10**12, True, [1], "1"),
+    "hypervolume": (-1, 0, 1e30, 10**12, True, "1"),
     "Batches": (10**12, 10**400),  # one batch
     "temperature": (None,),
     "data.load": (None,),
