@@ -147,3 +147,15 @@ def test_a_single_point_and_a_model_without_preferences() -> None:
         refine(Net(2), front, knee, [], squares)
     batches = [(torch.randn(3, 4), (torch.zeros(3, 1), torch.zeros(3, 1)))]
     assert sensitivity(Net(2), batches, squares, torch.ones(2) / 2) is None
+
+
+def test_along_a_bound_the_gradients_find_what_moving_weights_does_not() -> None:
+    """Three tasks on a bound: a corner between the six directions of the grid."""
+    choose = partial(select, at_least={"a": 0.85}, best="b")
+    reached = []
+    for gradients in (slopes, lambda ray: None):
+        found = search(smooth(simplex_grid(3, 4)), choose, smooth, gradients, rounds=8)
+        reached.append(found.front.metrics["accuracy/b"][position(found.front, found.ray)].item())
+    fine = smooth(simplex_grid(3, 200))
+    assert reached[0] == pytest.approx(fine.metrics["accuracy/b"][position(fine, choose(fine))].item(), abs=3e-3)
+    assert reached[1] < reached[0] - 0.02

@@ -137,11 +137,11 @@ def knee(front: Front) -> Tensor:
 
 def position(front: Front, ray: Any, tolerance: float = 1e-5) -> int:
     """Where `ray` (T,) stands in the front. Raises PaloraError that names the nearest ray if it is not on it."""
-    wanted = torch.as_tensor(ray, dtype=torch.float64)
+    wanted = torch.as_tensor(ray, dtype=front.rays.dtype)
     tasks = front.rays.shape[1]
     if wanted.shape != (tasks,):
         raise PaloraError(f"A preference should have {tasks} weights, one a task. Found {ray_text(wanted.flatten())}.")
-    apart = (front.rays.double() - wanted).abs().amax(1)
+    apart = (front.rays - wanted).abs().amax(1)
     index = int(apart.argmin())
     if not apart[index] <= tolerance:
         raise PaloraError(
