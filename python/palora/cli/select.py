@@ -47,7 +47,8 @@ def select(
 ) -> None:
     """Choose a preference of the run RUN on validation data; show it with its numbers on test data, and the command
     that exports it. A NAME is a task or a metric, such as left or accuracy/left."""
-    bounds = {"at_least": read_values("--at-least", at_least), "at_most": read_values("--at-most", at_most)}
+    bounds: dict[str, Any] = {"at_least": read_values("--at-least", at_least)}
+    bounds["at_most"] = read_values("--at-most", at_most)
     epsilons, wish = read_values("--epsilon", epsilon), read_values("--nearest", nearest)
     constrained = best is not None and not epsilons
     ways = [constrained, bool(epsilons), knee, bool(wish), preference is not None]
