@@ -42,6 +42,7 @@ _HOME = {
     "select": "palora.evaluation",
     "sweep": "palora.evaluation",
     "PaloraError": "palora.errors",
+    "export": "palora.exporting",
 }
 _MODULES = ("data", "engine", "evaluation", "layers", "methods", "models", "rays", "recipes", "report", "schedules")
 
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         select,
         sweep,
     )
+    from palora.exporting import export
     from palora.layers import (
         PaLoRAConv2d,
         PaLoRALinear,

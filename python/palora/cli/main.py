@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import palora
-from palora.cli import ablate, bench, data, doctor, evaluate, recipes, select, toy, train
+from palora.cli import ablate, bench, data, doctor, evaluate, export, recipes, select, toy, train
 from palora.errors import PaloraError
 
 INTERRUPTED = 130
@@ -53,6 +53,7 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.command("train")(train.command(with_method_flags="train" in words))
     app.command("evaluate")(evaluate.evaluate)
     app.command("select")(select.select)
+    app.command("export")(export.export)
     app.add_typer(data.app, name="data")
     app.command("recipes")(recipes.recipes)
     app.command("doctor")(doctor.doctor)

@@ -63,7 +63,10 @@ def source(model: nn.Module, title: str, weights: str) -> str:
         graph = tracer.trace(model)
     except Exception as error:  # whatever the model's own code raises when it is given proxies
         reason = str(error).split("\n")[0].rstrip(".")
-        raise PaloraError(f"The forward of {type(model).__name__} cannot be written as plain code: {reason}.") from error
+        raise PaloraError(
+            f"The forward of {type(model).__name__} cannot be written as plain code ({reason}): take another format, "
+            "or write the weights alone with torch.save(palora.merge(model, ray).state_dict(), path)."
+        ) from error
     for node in graph.nodes:
         node.type = None
     leaves = _leaves(model, tracer)
@@ -96,7 +99,7 @@ def construction(name: str, module: nn.Module) -> str:
     """
     kind = type(module)
     if getattr(nn, kind.__name__, None) is not kind:
-        raise PaloraError(f"Layer {name!r} cannot be written as plain code: {kind.__name__} is not a class of torch.nn.")
+        raise PaloraError(f"Layer {name!r} cannot be written as plain code: {kind.__name__} is not one of torch.nn.")
     positional: list[str] = []
     named: list[str] = []
     for parameter in inspect.signature(kind.__init__).parameters.values():

@@ -88,7 +88,7 @@ def write(plain: Plain, expected: Sequence[Tensor], folder: Path, name: str, for
 def write_adapters(model: nn.Module, file: Path) -> None:
     """The adapters and all of the base, frozen or not; read back and compared bit for bit."""
     if not adapted_layers(model):
-        raise PaloraError("The format 'adapters' is for models with adapters: this one has none; choose another format.")
+        raise PaloraError("The format 'adapters' is for models with adapters, and this one has none: choose another.")
     everything = copy.deepcopy(model).cpu()
     for parameter in everything.parameters():
         parameter.requires_grad_(True)  # what is frozen is written, too: the file has to stand alone
