@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import palora
-from palora.cli import ablate, bench, data, doctor, evaluate, export, recipes, select, toy, train
+from palora.cli import ablate, bench, compare, data, doctor, evaluate, export, recipes, report, select, toy, train
 from palora.errors import PaloraError
 
 INTERRUPTED = 130
@@ -52,6 +52,8 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.callback()(options)
     app.command("train")(train.command(with_method_flags="train" in words))
     app.command("evaluate")(evaluate.evaluate)
+    app.command("report")(report.report)
+    app.command("compare")(compare.compare)
     app.command("select")(select.select)
     app.command("export")(export.export)
     app.add_typer(data.app, name="data")

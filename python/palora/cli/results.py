@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +47,11 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
     if "stl" in points:
         show_delta(result, points["stl"])
     say()
-    line("peak memory", peak_memory())
+    line("peak memory", peak())
     say(f"{'run folder':<20} {folder}")
     say(f"{'numbers':<20} {result.run.front_file}")
     say(f"{'picture':<20} {', '.join(map(str, pictures))}")
+    say(f"{'page':<20} palora report {shlex.quote(str(folder))} writes one with the front under a dial")
 
 
 def draw(result: Evaluation, points: dict[str, Front]) -> list[Path]:
@@ -143,20 +144,13 @@ def read_front(run: Path) -> Front:
     return front
 
 
-def peak_memory() -> str:
+def peak() -> str:
     """The most memory that this process has held so far, on the machine and on the GPU."""
-    import torch
+    from palora.engine.costs import peak_device_memory, peak_memory
 
-    found = []
-    try:
-        import resource
-
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
-        found.append(f"{most / (2**30 if sys.platform == 'darwin' else 2**20):.2f} GiB")
-    except ImportError:  # not on Windows
-        pass
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found.append(f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU")
+    here, device = peak_memory(), peak_device_memory()
+    found = [] if here is None else [f"{here / 2**30:.2f} GiB"]
+    found += [] if device is None else [f"{device / 2**30:.2f} GiB on the GPU"]
     return ", ".join(found) or "unknown"
 
 

@@ -68,7 +68,8 @@ def run_cell(cell: Cell, *, split: str = "validation", show: Silent | None = Non
             train(cell.config, cell.folder, resume=begun, show=show)
         except Diverged as error:
             return {"settings": cell.settings, "seed": cell.seed, "failed": str(error)}
-        found = evaluate(cell.folder, split=split, data=cell.config.data, device=cell.config.device).summary
+        config = cell.config
+        found = evaluate(cell.folder, split=split, data=config.data, device=config.device, samples=0).summary
     return {"settings": cell.settings, "seed": cell.seed, "folder": str(cell.folder), **measures(found)}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from palora.engine.config import RunConfig
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
+from palora.engine.samples import COUNT, MOST_SAMPLES, write_samples
 from palora.engine.setup import Parts, assemble
 from palora.engine.state import load_checkpoint
 from palora.engine.validate import front_of
@@ -41,12 +42,16 @@ def evaluate(
     data: str | None = None,
     device: str | None = None,
     make_model: Callable[[], nn.Module] | None = None,
+    samples: int = COUNT,
 ) -> Evaluation:
     """Sweep the recipe's grid of rays over `split` in shared passes and write front.json into the run folder.
 
     `checkpoint`: "last" (the papers' choice) or "best" (by validation hypervolume). `data`, `device` and
-    `make_model` replace those of the training. front.json is a :class:`Front` with one more key, "summary".
+    `make_model` replace those of the training. front.json is a :class:`Front` with one more key, "summary". Beside it
+    samples.json keeps what the model answers for so many `samples` (:mod:`palora.engine.samples`); 0: none.
     """
+    if isinstance(samples, bool) or not isinstance(samples, int) or not 0 <= samples <= MOST_SAMPLES:
+        raise PaloraError(f"`samples` should be an integer in 0 … {MOST_SAMPLES}. Found {samples!r}.")
     run = RunFolder(folder)
     config = RunConfig.read(run.config_file)
     config = replace(config, data=data or config.data, device=device or config.device)
@@ -61,7 +66,8 @@ def evaluate(
     grid = grid_of(parts.method, config)
     more = missing_rays(grid) if len(grid) > 1 else grid[:0]
     chunk = snapshot["position"].get("sweep_chunk")
-    everything = front_of(parts, config, getattr(parts.dataset, split), torch.cat([grid, more]), chunk)
+    data_split = getattr(parts.dataset, split)
+    everything = front_of(parts, config, data_split, torch.cat([grid, more]), chunk)
     front = rows(everything, slice(0, len(grid)))
     reference = config.reference or (1.0,) * len(parts.dataset.tasks)
     numbers = {
@@ -70,6 +76,8 @@ def evaluate(
     }
     content = {**json.loads(front.to_json()), "summary": numbers}
     write_atomically(run.front_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    about = {"split": split, "checkpoint": checkpoint}
+    write_samples(parts, data_split, grid, run.samples_file, samples, about)
     return Evaluation(run, config, front, numbers)
 
 

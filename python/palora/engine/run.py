@@ -28,6 +28,8 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.front_file = self.path / "front.json"
+        self.samples_file = self.path / "samples.json"
+        self.costs_file = self.path / "costs.jsonl"
 
     @classmethod
     def vacant(cls, path: Path | str) -> RunFolder:
