@@ -12,7 +12,21 @@ from typing import Annotated, Any
 import typer
 
 import palora
-from palora.cli import ablate, bench, compare, data, doctor, evaluate, export, recipes, report, select, toy, train
+from palora.cli import (
+    ablate,
+    bench,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    explore,
+    export,
+    recipes,
+    report,
+    select,
+    toy,
+    train,
+)
 from palora.errors import PaloraError
 
 INTERRUPTED = 130
@@ -56,6 +70,7 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.command("compare")(compare.compare)
     app.command("select")(select.select)
     app.command("export")(export.export)
+    app.command("explore")(explore.explore)
     app.add_typer(data.app, name="data")
     app.command("recipes")(recipes.recipes)
     app.command("doctor")(doctor.doctor)
