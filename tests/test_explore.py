@@ -243,6 +243,11 @@ def test_what_may_be_uploaded_follows_from_the_inputs() -> None:
     assert colours[:, 0, 0].tolist() == pytest.approx([0, 7 / 255, 14 / 255])
 
 
+def test_numbers_and_answers_are_of_one_checkpoint(run: RunFolder) -> None:
+    with pytest.raises(PaloraError, match=r"evaluated at its last checkpoint: run palora evaluate .* --checkpoint best"):
+        live_page(Live(Trained(run.path, checkpoint="best")))
+
+
 def test_a_port_that_is_taken(server: Explorer) -> None:
     with pytest.raises(PaloraError, match=r"The port \d+ cannot be used .* choose another with --port"):
         Explorer(server.live, "", server.server_port)
@@ -298,28 +303,33 @@ def test_the_live_dial_in_a_browser(server: Explorer, run: RunFolder, tmp_path: 
         driver.get(server.address)
         wait = WebDriverWait(driver, 20)
 
+        def texts(css: str) -> list[str]:
+            """Read at one moment: the page may replace elements at any."""
+            script = "return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)"
+            return list(driver.execute_script(script, css))
+
         def note() -> str:
-            return str(driver.find_element("id", "live-note").text)
+            return texts("#live-note")[0]
 
         wait.until(lambda _: note().startswith("Live: answered in"))
         dial = driver.find_element("id", "preference")
         driver.execute_script("arguments[0].value = 63; arguments[0].dispatchEvent(new Event('input'))", dial)
-        wait.until(lambda _: "left 0.37 · right 0.63" in driver.find_element("id", "ray").text)
-        assert "nearest that was evaluated" in driver.find_element("id", "ray").text
-        assert "--preference 0.37,0.63 " in driver.find_element("id", "command").text + " "
+        wait.until(lambda _: "left 0.37 · right 0.63" in texts("#ray")[0])
+        assert "nearest that was evaluated" in texts("#ray")[0]
+        assert "--preference 0.37,0.63 " in texts("#command")[0]
         driver.find_element("id", "start").clear()
         driver.find_element("id", "start").send_keys("7")
         driver.find_element("id", "show-from").click()
-        wait.until(lambda _: driver.find_element("css selector", ".sample .which").text == "sample 7")
+        wait.until(lambda _: texts(".which")[0] == "sample 7")
         expected = probabilities(run, [0.37, 0.63], small_set().test.inputs[7:8])
 
         def shown() -> list[str]:
-            return [e.text.split()[0] for e in driver.find_elements("css selector", ".sample:first-child .guess")]
+            return [guess[:1] for guess in texts(".sample:first-child .guess")]
 
         wait.until(lambda _: shown() == [str(int(p.argmax())) for p in expected])
         (tmp_path / "mine.png").write_bytes(png())
         driver.find_element("id", "upload").send_keys(str(tmp_path / "mine.png"))
-        wait.until(lambda _: driver.find_element("css selector", ".sample .which").text.startswith("sample upload"))
+        wait.until(lambda _: texts(".which")[0].startswith("sample upload"))
         (tmp_path / "mine.txt").write_text("x")
         driver.find_element("id", "upload").send_keys(str(tmp_path / "mine.txt"))
         wait.until(lambda _: "This model takes image/png or image/jpeg" in note())

@@ -33,7 +33,8 @@ function showWish() {
     const off = d3.max(run.rays[state.ray], (weight, t) => Math.abs(weight - state.wish[t])) > 0.002;
     const about = off ? [el("span", { class: "note" }, `numbers: of ${rayText(run.rays[state.ray])}, the nearest that was evaluated`)] : [];
     byId("ray").replaceChildren(`λ: ${rayText(state.wish)}`, ...about);
-    byId("command").textContent = `palora export ${run.command} --preference ${asked().join(",")} --format state-dict`;
+    const checkpoint = data.live.checkpoint === "last" ? "" : ` --checkpoint ${data.live.checkpoint}`;
+    byId("command").textContent = `palora export ${run.command} --preference ${asked().join(",")}${checkpoint} --format state-dict`;
   }
   ask();
 }
