@@ -22,7 +22,7 @@ TASKS = {2: ("left", "right"), 3: ("top-left", "top-right", "bottom"), 7: tuple(
 def make_run(
     folder: Path, tasks: int = 2, method: str = "palora", seed: int = 0, divisions: int = 4, **config: Any
 ) -> Path:
-    """An evaluated run; `method` ls has a single point. Losses follow from rays and seed, so that tests can say them."""
+    """An evaluated run; `method` ls has a single point. Losses follow from rays and seed: tests can say them."""
     settings = recipes.get(RECIPES[tasks]).configure(method=method, seed=seed, epochs=3, **config)
     rays = torch.full((1, tasks), 1 / tasks) if method == "ls" else simplex_grid(tasks, divisions)
     front = front_of(rays, tasks, seed)
@@ -49,7 +49,7 @@ def make_run(
 
 
 def front_of(rays: Tensor, tasks: int, seed: int) -> Front:
-    """(1 − λ_t)² for each task, a little worse for later seeds; the last ray is dominated by the first where it can be."""
+    """0.2 + 0.6·(1 − λ_t)² for task t, a little worse for later seeds; ray 1 is worse than ray 2 for every task."""
     losses = 0.2 + 0.6 * (1 - rays) ** 2 + 0.01 * seed
     if len(rays) > 4:
         losses[1] = losses[2] + 0.05

@@ -171,7 +171,8 @@ def test_three_tasks_have_a_triangle(driver: Any, tmp_path: Path) -> None:
     show(driver, write_page(runs))
     assert errors(driver) == []
     pad = driver.find_element("css selector", "#preference")
-    top = [round(float(n)) for n in re.findall(r"[\d.]+", pad.find_element("css selector", "clipPath path").get_attribute("d"))][:2]
+    outline = pad.find_element("css selector", "clipPath path").get_attribute("d")
+    top = [float(number) for number in re.findall(r"[\d.]+", outline)[:2]]
     scale = pad.rect["width"] / 320
     offset = round(top[0] * scale - pad.rect["width"] / 2), round((top[1] + 4) * scale - pad.rect["height"] / 2)
     ActionChains(driver).move_to_element_with_offset(pad, *offset).click().perform()
@@ -181,7 +182,7 @@ def test_three_tasks_have_a_triangle(driver: Any, tmp_path: Path) -> None:
     assert ring(driver) != before
     assert "top-left 0.75" in text(driver, "#ray")
     keys(driver, "#preference", "HOME")
-    assert "top-left 0.25 · top-right 0.25 · bottom 0.50" in text(driver, "#ray") or "0.50" in text(driver, "#ray")
+    assert "top-left 0.50 · top-right 0.25 · bottom 0.25" in text(driver, "#ray"), "nearest to the centre"
     assert len(driver.find_elements("css selector", "#figure .cell")) == 3 * 15
     driver.find_element("css selector", '[data-view="solid"]').click()
     points = "#figure .point"
@@ -236,6 +237,8 @@ def test_what_is_seen_of_several_runs(driver: Any, tmp_path: Path) -> None:
     assert "reference" in texts(driver, "#figure text")
     driver.find_element("css selector", '[data-view="along"]').click()
     assert len(driver.find_elements("css selector", "#figure .band")) == 2, "one a panel; ls is a single line"
+    driver.find_element("css selector", '[data-view="parallel"]').click()
+    assert len(driver.find_elements("css selector", "#figure .over .band")) == 1, "the seeds at the dial's preference"
     driver.find_element("css selector", "#config-box summary").click()
     assert "method_options" in text(driver, "#config")
     driver.find_element("css selector", "#environment-box summary").click()
@@ -278,7 +281,8 @@ def test_every_view_fits_the_window(driver: Any, tmp_path: Path, tasks: int, wid
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
         out = driver.execute_script(
             "const card = document.getElementById('figure-card').getBoundingClientRect();"
-            "return [...document.querySelectorAll('#figure text')].map((t) => [t.textContent, t.getBoundingClientRect()])"
+            "return [...document.querySelectorAll('#figure text')]"
+            ".map((t) => [t.textContent, t.getBoundingClientRect()])"
             ".filter(([text, r]) => text && (r.left < card.left || r.right > card.right)).map(([text]) => text)"
         )
         assert out == [], f"{view}: labels outside of the card"

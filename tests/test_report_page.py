@@ -145,7 +145,7 @@ def test_nothing_from_a_file_becomes_markup(tmp_path: Path) -> None:
     [
         ({"picture": "https://example.org/x.png"}, "not a PNG or JPEG"),
         ({"picture": "data:image/svg+xml;base64,AAAA"}, "not a PNG or JPEG"),
-        ({"picture": "data:image/png;base64,AA\" onerror=\"x"}, "not a PNG or JPEG"),
+        ({"picture": 'data:image/png;base64,AA" onerror="x'}, "not a PNG or JPEG"),
         ({"values": ["<b>"]}, "stands where a number should"),
         ({"class": "7"}, "stands where a number should"),
         ({"values": 3}, "list of numbers"),

@@ -1,7 +1,8 @@
 """What a trained model answers for a few samples at the rays of its front: samples.json, which the page shows.
 
-``{"format": "palora samples 1", "split", "checkpoint", "tasks": [{"name", "kind"}], "rays": [[…]], "samples": [{"index",
-"chosen", "input", "truth": [per task], "answers": [per ray][per task]}]}``; see :mod:`palora.showing` for the entries.
+``{"format": "palora samples 1", "split", "checkpoint", "tasks": [{"name", "kind"}], "rays": [[…]], "samples":
+[{"index", "chosen", "input", "truth": [per task], "answers": [per ray][per task]}]}``; see :mod:`palora.showing`
+for the entries.
 The file is bounded: MOST_BYTES, whatever the data.
 """
 
@@ -59,7 +60,7 @@ def collect(parts: Parts, split: Split | Lazy, rays: Tensor, count: int) -> dict
     kinds = [kind_of(o[0, 0], t[0]) for o, t in zip(answer(parts, inputs[:1], rays[:1]), targets, strict=True)]
     if any(dense(kind) for kind in kinds):
         rays = spread(rays, PICTURE_RAYS)
-        chosen = {index: "first" for index in range(min(count, PICTURES, len(split)))}
+        chosen = dict.fromkeys(range(min(count, PICTURES, len(split))), "first")
     else:
         chosen = choose(parts, split, rays, count)
     samples = []
@@ -96,7 +97,7 @@ def choose(parts: Parts, split: Split | Lazy, rays: Tensor, count: int) -> dict[
     """Index → why: the first samples as they come, then those that change most, the most changing first."""
     count = min(count, len(split))
     first = count if len(rays) == 1 else (count + 1) // 2
-    chosen = {index: "first" for index in range(first)}
+    chosen = dict.fromkeys(range(first), "first")
     if first < count:
         looked = torch.arange(min(LOOKED_AT, len(split)))
         inputs, targets = split.rows(looked)
@@ -108,7 +109,7 @@ def choose(parts: Parts, split: Split | Lazy, rays: Tensor, count: int) -> dict[
 
 
 def _change(output: Tensor, target: Tensor) -> Tensor:
-    """(n,): how far an answer moves along the rays: the probability of the true class, or the values by their spread."""
+    """(n,): how far an answer moves along the rays: the probability of the true class, or values by their spread."""
     if target.is_floating_point():
         rows = output.flatten(2)
         return ((rows.amax(0) - rows.amin(0)) / rows.std().clamp(min=1e-12)).mean(1)

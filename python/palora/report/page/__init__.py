@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from palora.report.page.html import page
 from palora.report.page.data import payload
+from palora.report.page.html import page
 from palora.report.page.writing import write_page
 
 __all__ = ["page", "payload", "write_page"]

@@ -30,8 +30,8 @@ from palora.engine import RunFolder, read_metrics
 from palora.evaluation import Front, larger_is_better, monotonicity
 from palora.evaluation.direction import metrics_of_task
 from palora.report import style
-from palora.report.columns import loss_names, metric_names
 from palora.report.columns import columns as values_of
+from palora.report.columns import loss_names, metric_names
 from palora.report.comparison import Numbers, Run, compare, numbers, rows
 from palora.report.page.samples import read_samples
 
@@ -51,7 +51,8 @@ def payload(folders: Iterable[Path | str], samples: bool = True) -> dict[str, An
     names = _names([run.front for run in runs])
     front = runs[0].front
     found = numbers(comparison)
-    entries, left = [], SAMPLE_BYTES
+    entries: list[dict[str, Any]] = []
+    left = SAMPLE_BYTES
     for index, group in enumerate(comparison.groups):
         for run in group.runs:
             entry = {"group": index, **_entry(run, names, found[len(entries)]), "samples": None}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from palora.errors import PaloraError
 from palora.evaluation.files import write_atomically
-from palora.report.page.html import page
 from palora.report.page.data import payload
+from palora.report.page.html import page
 
 LARGEST = 5_000_000
 """Bytes of a page."""

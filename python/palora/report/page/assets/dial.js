@@ -29,9 +29,12 @@ function showRay() {
     ...(about ? [el("span", { class: "note" }, about)] : []),
   );
   showMetrics(run);
-  byId("command").textContent = run.rays.length === 1
-    ? `palora export ${run.command} --format state-dict`
-    : `palora export ${run.command} --preference ${plainRay(ray)} --format state-dict`;
+  byId("command").textContent = [
+    `palora export ${run.command}`,
+    run.rays.length === 1 ? "" : `--preference ${plainRay(ray)}`,
+    "--format state-dict",
+    run.checkpoint === "best" ? "--checkpoint best" : "",
+  ].filter((word) => word).join(" ");
   byId("copied").textContent = "";
 }
 

@@ -48,6 +48,7 @@ function listen(svg) {
   svg.on("click", (event) => {
     const found = under(event);
     if (found) setRun(data.runs.indexOf(found.run), found.ray);
+    showTip(event, found); // a finger does not hover
   });
   if (!state.view.turns) return;
   svg.attr("tabindex", 0).attr("aria-label", `${describeFigure()} Arrow keys turn it.`);
@@ -120,6 +121,7 @@ function noteOfView() {
     hollow ? `${look} are dominated, on losses, by another preference of their run.` : "",
     state.view !== parallel && T === 2 && data.groups.some((_, group) => several(group)) ? "Bands span the seeds, thick lines are their mean." : "",
     state.view === parallel ? "Drag along an axis to filter; up is better on every axis." : "",
+    state.view === parallel && data.groups.some((_, group) => several(group)) ? "The band is the range of the seeds at the dial's preference." : "",
     state.view === ternary ? "The run under the dial; dark is good. Each cell is one evaluated preference." : "",
     state.view === solid ? "Drag to turn." : "",
     T > 3 && state.colour === "preference" ? "Colour: the task that is preferred most." : "",

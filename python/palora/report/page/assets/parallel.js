@@ -58,9 +58,18 @@ function drawParallel(canvas) {
   return {
     hits: rays.filter(({ run, ray }) => passes(run, ray)).flatMap(({ at }) => at.filter((p) => p.y !== null)),
     mark: (g, run, ray) => {
+      const seeds = runs.filter((other) => other.group === run.group);
+      if (seeds.length > 1 && sameRays(seeds)) drawSpread(g, run.group, seeds.map((seed) => crossings(seed, ray)));
       for (const name of ["marker-halo", "marker"]) g.append("path").attr("class", name).attr("d", line(crossings(run, ray)));
     },
   };
+}
+
+// Where the seeds of a group lie at the preference of the dial.
+function drawSpread(g, group, seeds) {
+  const heights = (i) => seeds.map((at) => at[i].y).filter((y) => y !== null);
+  const band = d3.area((i) => seeds[0][i].x, (i) => d3.min(heights(i)), (i) => d3.max(heights(i))).defined((i) => heights(i).length > 0);
+  g.append("path").attr("class", "band").attr("d", band(d3.range(seeds[0].length))).attr("fill", groupColour(group)).attr("fill-opacity", 0.3);
 }
 
 // Whether the labels do not fit side by side: then the tasks' names stand aslant.

@@ -4,7 +4,7 @@
 const plane = {
   id: "plane",
   name: "Plane",
-  fits: () => data.columns.length > 1,
+  fits: () => true,
   options: () => [
     columnChoice("across", state.x, (column) => { state.x = column; changes.call("figure"); }),
     columnChoice("up", state.y, (column) => { state.y = column; changes.call("figure"); }),
