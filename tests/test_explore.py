@@ -244,7 +244,7 @@ def test_what_may_be_uploaded_follows_from_the_inputs() -> None:
 
 
 def test_numbers_and_answers_are_of_one_checkpoint(run: RunFolder) -> None:
-    with pytest.raises(PaloraError, match=r"evaluated at its last checkpoint: run palora evaluate .* --checkpoint best"):
+    with pytest.raises(PaloraError, match=r"evaluated at its last checkpoint: run .* --checkpoint best"):
         live_page(Live(Trained(run.path, checkpoint="best")))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from palora.data import Lazy, Split
 from palora.engine.setup import Parts
-from palora.evaluation.files import write_atomically
+from palora.files import write_file
 from palora.showing import dense, kind_of, show_input, show_tasks
 
 FORMAT = "palora samples 1"
@@ -51,7 +51,7 @@ def write_samples(
     while len(text.encode()) > MOST_BYTES and samples:
         del samples[-max(1, len(samples) // 4) :]
         text = _text(content)
-    write_atomically(path, text)
+    write_file(path, text)
 
 
 def collect(parts: Parts, split: Split | Lazy, rays: Tensor, count: int) -> dict[str, Any]:

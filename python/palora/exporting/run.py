@@ -17,11 +17,11 @@ from palora import models
 from palora.engine.trained import Trained
 from palora.errors import PaloraError
 from palora.evaluation import Front
-from palora.evaluation.files import write_atomically
 from palora.evaluation.naming import ray_words
 from palora.exporting.card import card
 from palora.exporting.formats import FORMATS, Plain
 from palora.exporting.writing import ADAPTERS, beside, check_format, plain_module, write, write_adapters
+from palora.files import write_file
 
 MARK = "palora export 1"
 """The format of export.json, by which a folder is known to be an export."""
@@ -74,8 +74,8 @@ def export_run(
             **{split: _json(trained.achieved(split, ray)) for split in ("validation", "test")},
         }
         draw(trained, ray, work / "front.png")
-        write_atomically(work / "export.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
-        write_atomically(work / "README.md", card(trained, about, load, inputs))
+        write_file(work / "export.json", json.dumps(about, indent=1, allow_nan=False) + "\n")
+        write_file(work / "README.md", card(trained, about, load, inputs))
         _appear(work, folder)
     return Exported(folder, (*files, "README.md", "front.png", "export.json"), about)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from palora.errors import PaloraError
 from palora.exporting.checking import check
 from palora.exporting.formats import FORMATS, Plain, Written
+from palora.files import writing
 from palora.layers import adapted_layers, at, load_adapters, merge, save_adapters
 from palora.suggest import unknown
 
@@ -124,15 +125,13 @@ def flat(outputs: Any) -> list[Tensor]:
 @contextmanager
 def beside(folder: Path) -> Iterator[Path]:
     """A temporary folder in `folder`, so that what is finished need only be renamed; gone afterwards."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".export-"))
-    except OSError as error:
-        raise PaloraError(f"Nothing can be written into {folder}: {error.strerror or error}.") from error
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def move(folder: Path, files: Sequence[str], target: Path, force: bool) -> list[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palora.errors import PaloraError
-from palora.evaluation.files import write_atomically
+from palora.files import write_file
 from palora.report.page.data import payload
 from palora.report.page.html import page
 
@@ -32,10 +32,7 @@ def write_page(folders: Sequence[Path | str], out: Path | str | None = None, sam
     path = Path(out) if out is not None else beside(folders)
     if path.is_dir():
         path = path / "report.html"
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise PaloraError(f"The page {path} cannot be written: {error.strerror or error}.") from error
+    write_file(path, text)
     return path
 
 
