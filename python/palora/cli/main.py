@@ -12,7 +12,21 @@ from typing import Annotated, Any
 import typer
 
 import palora
-from palora.cli import ablate, bench, compare, data, doctor, evaluate, recipes, report, toy, train
+from palora.cli import (
+    ablate,
+    bench,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    explore,
+    export,
+    recipes,
+    report,
+    select,
+    toy,
+    train,
+)
 from palora.cli.pipes import READER_LEFT, ReaderLeft, guarded
 from palora.errors import PaloraError
 
@@ -61,6 +75,9 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.command("evaluate")(evaluate.evaluate)
     app.command("report")(report.report)
     app.command("compare")(compare.compare)
+    app.command("select")(select.select)
+    app.command("export")(export.export)
+    app.command("explore")(explore.explore)
     app.add_typer(data.app, name="data")
     app.command("recipes")(recipes.recipes)
     app.command("doctor")(doctor.doctor)

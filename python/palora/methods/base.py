@@ -99,6 +99,13 @@ class Method(ABC):
         """
         return model
 
+    def merged(self, model: nn.Module, ray: Tensor) -> nn.Module:
+        """A trained `model` at one preference (T,), as a module that takes inputs alone; `model` is not changed.
+
+        Here :meth:`plain`, which is right for a method without preferences.
+        """
+        return self.plain(model)
+
     # Which preferences it visits
 
     @abstractmethod

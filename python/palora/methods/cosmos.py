@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -66,6 +67,29 @@ class Conditioned(nn.Module):
         return tuple(self.model(rows))
 
 
+class AtRay(nn.Module):
+    """A :class:`Conditioned` model at one ray (T,): `forward(x)` gives the T outputs, each (n, …)."""
+
+    condition: Tensor
+
+    def __init__(self, conditioned: Conditioned, ray: Tensor) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(conditioned.model)
+        condition = ray.to(next(conditioned.parameters()))[None]
+        self.of_images = conditioned.maps is not None
+        if conditioned.maps is not None:
+            with torch.no_grad():
+                condition = conditioned.maps(condition[:, :, None, None])
+        self.register_buffer("condition", condition)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        rows = torch.zeros_like(x[:, :1, :1, :1] if self.of_images else x[:, :1])  # rows that follow x
+        condition = self.condition + rows
+        if self.of_images:
+            condition = F.interpolate(condition, size=x.shape[-2:])
+        return self.model(torch.cat([x, condition], dim=1))
+
+
 class COSMOS(Method):
     """Minimise λᵀL − ω cos(L, λ) at one random preference λ a step (their Eq. 8, with ω = `cosine`)."""
 
@@ -81,6 +105,10 @@ class COSMOS(Method):
 
     def adapt(self, model: nn.Module) -> nn.Module:
         return Conditioned(model, self.tasks)
+
+    def merged(self, model: nn.Module, ray: Tensor) -> nn.Module:
+        assert isinstance(model, Conditioned)
+        return AtRay(model, ray)
 
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         return split(model(inputs, rays), len(rays))

@@ -80,6 +80,9 @@ class PaLoRA(Balanced):
     def plain(self, model: nn.Module) -> nn.Module:
         return merge(model, centre(self.tasks)[0])
 
+    def merged(self, model: nn.Module, ray: Tensor) -> nn.Module:
+        return merge(model, ray)
+
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         with at(model, rays):
             return split(model(inputs), len(rays))

@@ -79,6 +79,9 @@ class PaMaL(Balanced):
     def plain(self, model: nn.Module) -> nn.Module:
         return merge(model, member_weights(centre(self.tasks), self.matrix)[0])
 
+    def merged(self, model: nn.Module, ray: Tensor) -> nn.Module:
+        return merge(model, member_weights(ray[None], self.matrix)[0])
+
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         # m = T: always a preference; otherwise its length tells a mixture from a preference.
         preference = rays.shape[1] == self.tasks and not self.direct

@@ -46,6 +46,10 @@ class PHNLinear(Method):
         assert isinstance(model, HyperNetwork)
         return model.generated(centre(self.tasks)[0])
 
+    def merged(self, model: nn.Module, ray: Tensor) -> nn.Module:
+        assert isinstance(model, HyperNetwork)
+        return model.generated(ray)
+
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         return model(inputs, rays)
 

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -23,16 +24,17 @@ SCRIPTS = (
 """In the order in which they run; each uses those before it."""
 
 
-def page(data: dict[str, Any], connect: str = "'none'") -> str:
+def page(data: dict[str, Any], connect: str = "'none'", scripts: Sequence[str] = SCRIPTS) -> str:
     """The HTML of a page on `data` (:func:`palora.report.page.payload`).
 
     `connect`: the sources that the page may talk to, as in a content security policy: "'self'" where a server answers.
+    `scripts`: names of assets, in the order in which they run.
     """
     style = asset("page.css")
-    scripts = [asset(name) for name in SCRIPTS]
+    texts = [asset(name) for name in scripts]
     policy = {
         "default-src": "'none'",
-        "script-src": " ".join(map(_hash, scripts)),
+        "script-src": " ".join(map(_hash, texts)),
         "style-src": _hash(style),
         "img-src": "data: blob:",
         "connect-src": connect,
@@ -45,7 +47,7 @@ def page(data: dict[str, Any], connect: str = "'none'") -> str:
         "style": style,
         "licence": html.escape(asset("vendor/d3.LICENSE")),
         "data": json_for_html(data),
-        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+        "scripts": "\n".join(f"<script>{script}</script>" for script in texts),
     }
     pieces = asset("page.html").split("{{")
     return pieces[0] + "".join(parts[name] + rest for name, _, rest in (piece.partition("}}") for piece in pieces[1:]))

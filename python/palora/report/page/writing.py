@@ -32,10 +32,7 @@ def write_page(folders: Sequence[Path | str], out: Path | str | None = None, sam
     path = Path(out) if out is not None else beside(folders)
     if path.is_dir():
         path = path / "report.html"
-    try:
-        write_file(path, text)
-    except OSError as error:
-        raise PaloraError(f"The page {path} cannot be written: {error.strerror or error}.") from error
+    write_file(path, text)
     return path
 
 
