@@ -21,12 +21,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 # Threads that wait without spinning: the workers share the cores.
 TEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS)
-# A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again; what was stopped
-# before its first checkpoint begins anew.
+# A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again.
 DEMO := runs/demo
-demo_run = @test -e $(DEMO)/$(1)/checkpoints/last.pt || rm -rf $(DEMO)/$(1); \
-	$(BIN)/palora train multimnist-small --method $(1) --out $(DEMO)/$(1) \
-	$$(test -e $(DEMO)/$(1)/checkpoints/last.pt && echo --resume) $(ARGS)
+demo_run = @$(BIN)/palora train multimnist-small --method $(1) --out $(DEMO)/$(1) \
+	$$(test -e $(DEMO)/$(1)/config.json && echo --resume) $(ARGS)
 MAKE_VENV := $(PYTHON) .ci/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) \
 	--constraints $(CONSTRAINTS) $(VENV)
 
@@ -43,11 +41,12 @@ help: ## list the targets
 
 venv: $(READY_TO_DEVELOP) ## make .venv with palora, the test tools and the linters
 
-demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits and draw it: minutes on two CPU cores
+demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits, draw it and write its page: minutes on two CPU cores
 	@echo "First the control, one plain model (linear scalarisation):"
 	$(call demo_run,ls)
 	@echo; echo "Now the front, one PaLoRA model:"
 	$(call demo_run,palora)
+	@echo; $(BIN)/palora report $(DEMO)/palora $(DEMO)/ls --out $(DEMO)/report.html
 
 test: $(READY_TO_DEVELOP) ## run the fast tests
 	@$(TEST) -m "not slow" $(ARGS)

@@ -15,11 +15,14 @@ REQUIREMENTS = {
     "cvxpy": "cvxpy>=1.5",
     "matplotlib": "matplotlib>=3.8",
     "moocore": "moocore>=0.3",
+    "onnx": "onnx>=1.16",
+    "onnxruntime": "onnxruntime>=1.18",
+    "onnxscript": "onnxscript>=0.5",
     "rich": "rich>=13",
     "safetensors": "safetensors>=0.4",
     "scipy": "scipy>=1.11",
     "torchjd": "torchjd>=0.18,<0.19",
-    "typer": "typer>=0.16",
+    "typer": "typer>=0.17",
 }
 """Top-level module → what pip is asked for, as in pyproject.toml. A package, not an extra of palora: that command is
 right in a clone, beside an installation and beside none."""

@@ -1,4 +1,4 @@
-"""One op on one set of tensors: ours, the loop over rays, the floor, and the definition that all are checked against."""
+"""One op on one set of tensors: ours, the loop over rays, the floor, and the definition that checks all of them."""
 
 from __future__ import annotations
 

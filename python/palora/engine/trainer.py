@@ -13,6 +13,7 @@ from palora.data import Batches
 from palora.engine import chunk_size
 from palora.engine.chunking import Losses
 from palora.engine.config import RunConfig
+from palora.engine.costs import Stopwatch
 from palora.engine.expand import starting_model
 from palora.engine.finite import require_finite_losses, require_finite_weights
 from palora.engine.graph import Forward, Recorder, Step, recorder_for
@@ -23,6 +24,7 @@ from palora.engine.pending import Pending, Taken
 from palora.engine.progress import Silent
 from palora.engine.run import RunFolder, step_record, validation_record
 from palora.engine.setup import Parts, assemble
+from palora.engine.sole_writer import sole_writer
 from palora.engine.state import TrainState, load_checkpoint, save_checkpoint, set_rate
 from palora.engine.validate import front_of, volume
 from palora.optional import need
@@ -42,34 +44,37 @@ def train(
     """Train what `config` describes in the run folder `folder`, or go on with it (`resume`), to the last
     epoch.
 
-    A resumed run repeats an uninterrupted one bit for bit on the same machine. `show` is told what happens
-    (see :mod:`palora.engine.progress`); `make_model` replaces the model that `config` names. Raises
-    PaloraError for an occupied folder, missing data, a damaged checkpoint, a loss that is not finite
-    (Diverged), a missing package, and after Ctrl-C or SIGTERM (Interrupted).
+    A resumed run repeats an uninterrupted one bit for bit on the same machine; one that ended before its first
+    checkpoint starts anew. `show` is told what happens (see :mod:`palora.engine.progress`); `make_model` replaces the
+    model that `config` names. Raises PaloraError for an occupied folder, one that another process writes or that
+    cannot be written (UnwritableError), missing data, a damaged checkpoint, a loss that is not finite (Diverged), a
+    missing package, and after Ctrl-C or SIGTERM (Interrupted).
     """
     need("moocore", "The validation of a run")  # said now, not after the first epoch
     show = show or Silent()
-    run, changes = RunFolder.resumable(folder, config) if resume else (RunFolder.vacant(folder), [])
-    if not resume and make_model is None:
-        make_model = partial(starting_model, config)
-    parts = assemble(config, make_model)
-    recorder = recorder_for(config, parts)
-    state = initial_state(parts, config)
-    if resume:
-        snapshot = load_checkpoint(run.last)
-        run.truncate_metrics(snapshot["metrics_size"])
-        state.restore(snapshot)
-    else:
-        run.create(config)
-        save_checkpoint(state, run.last, run.metrics_size())
-    show.note(parts.dataset.note)
-    for change in changes:
-        show.note(f"Resumed, but perhaps no longer bit for bit: {change}.")
-    with StopSignals() as stop:
-        try:
-            run_epochs(config, parts, state, run, stop, show, recorder)
-        finally:
-            show.stop()
+    with sole_writer(Path(folder)):
+        run, remarks = RunFolder.resumable(folder, config) if resume else (RunFolder.vacant(folder), [])
+        begun = resume and run.started()
+        if not begun and make_model is None:
+            make_model = partial(starting_model, config)
+        parts = assemble(config, make_model)
+        recorder = recorder_for(config, parts)
+        state = initial_state(parts, config)
+        if begun:
+            snapshot = load_checkpoint(run.last)
+            run.truncate_metrics(snapshot["metrics_size"])
+            state.restore(snapshot)
+        else:
+            run.create(config)
+            save_checkpoint(state, run.last, run.metrics_size())
+        show.note(parts.dataset.note)
+        for remark in remarks if begun else []:
+            show.note(f"Resumed, but perhaps no longer bit for bit: {remark}.")
+        with StopSignals() as stop:
+            try:
+                run_epochs(config, parts, state, run, stop, show, recorder)
+            finally:
+                show.stop()
     return run
 
 
@@ -111,6 +116,7 @@ def run_epochs(
     steps = config.epochs * len(batches)
     forward = forward_pass(parts, config)
     take = Step(parts, state, forward, recorder, required=config.graph == "on", note=show.note)
+    watch = Stopwatch(run)
 
     def look(taken: Taken) -> None:
         require_finite_losses(taken.losses, taken.rays, tasks, taken.epoch, taken.step, run.last)
@@ -138,6 +144,7 @@ def run_epochs(
     step = position.step
     while position.epoch < config.epochs:
         epoch = position.epoch + 1
+        watch.start()
         lr = set_learning_rate(state, config)
         model.train()
         for inputs, targets in batches.epoch(position.epoch, position.batch):
@@ -153,6 +160,7 @@ def run_epochs(
             if config.checkpoint_every and step % config.checkpoint_every == 0:
                 save(run.last)
         pending.settle()
+        watch.validation()
 
         record = {"kind": "epoch", "epoch": epoch, "step": position.step, "losses": position.mean_losses()}
         hypervolume, improved = None, False
@@ -166,6 +174,7 @@ def run_epochs(
             position.best = hypervolume if improved else position.best
             record["validation"] = validation_record(front, hypervolume)
         run.append(record)
+        watch.stop(epoch)
         show.epoch(epoch, position.mean_losses(), hypervolume)
         position.next_epoch()
         save(*([run.best] if improved else []), run.last)
