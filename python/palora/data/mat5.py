@@ -18,7 +18,7 @@ from palora.errors import PaloraError
 from palora_kernels.reading import read_bytes
 
 _HEADER = 128
-_MOST = 2**28  # bytes of a file, and of an element, unzipped
+_MOST = 2**26  # bytes of a file, and of an element, unzipped
 _MATRIX, _ZIPPED = 14, 15
 _VALUES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 

@@ -21,6 +21,7 @@ from palora.layers.ray_layer import RayLayer
 from palora.layers.refusals import adaptable, owners_of, refuse_layer, refuse_mixing, refuse_wrapped
 from palora.layers.state import RayState
 from palora.layers.wiring import adapted_layers, connect, ray_layers
+from palora_kernels.typed import shown
 
 Patterns = str | Sequence[str] | None
 FAMILIES = ("lora", "dora")
@@ -51,6 +52,8 @@ def _task_names(tasks: int | Sequence[str]) -> tuple[str, ...]:
     if isinstance(tasks, int):
         check_settings(tasks, 1, 1.0)
         return tuple(str(t) for t in range(tasks))
+    if isinstance(tasks, (str, bytes)):  # one name, not its letters
+        raise TypeError(f"`tasks` should be an integer >= 1 or a list of names. Found {shown(tasks)}.")
     names = tuple(tasks)
     if not names or any(not isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise ValueError(f"`tasks` should be an integer >= 1 or distinct names. Found {tasks!r}.")
