@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from palora.layers import private
+from palora.layers.forms import Findings
 
 Mode = Literal["one", "many", "per_sample"]
 
@@ -140,7 +141,7 @@ class RayState:
         self.passes: deque[_Pass] = deque()
         self.remembered = 0  # bytes
         self.forgotten = 0  # the first number of autograd nodes that no forgotten pass has made
-        self.known: dict[Any, Any] = {}  # what trials found, by the form of the arguments
+        self.findings = Findings()  # of trials, by the form of the arguments
         self.reported: set[str] = set()  # layers whose adapters a pass left out, and that were named
 
     # A context variable can be neither copied nor pickled; a copy of a model starts without active rays.

@@ -36,6 +36,10 @@ class Known:
         self.axes = axes
         self.names = names
 
+    def __eq__(self, other: object) -> bool:
+        """Whether another trial came out alike."""
+        return isinstance(other, Known) and (self.axes, self.names) == (other.axes, other.names)
+
     def learned(self, rules: Rules) -> dict[str, int | None]:
         return self.axes.get(id(rules), {})
 
