@@ -143,6 +143,7 @@ class RayState:
         self.forgotten = 0  # the first number of autograd nodes that no forgotten pass has made
         self.findings = Findings()  # of trials, by the form of the arguments
         self.reported: set[str] = set()  # layers whose adapters a pass left out, and that were named
+        self.told_reduced = False  # that an output is one number for all rays
 
     # A context variable can be neither copied nor pickled; a copy of a model starts without active rays.
     def __deepcopy__(self, memo: dict[int, Any]) -> RayState:

@@ -22,9 +22,10 @@ from palora.layers import private
 from palora.layers.arguments import Rules
 from palora.layers.comparing import Problem
 from palora.layers.forms import Form
+from palora.layers.known import Known
 from palora.layers.routing import RowsError
 from palora.layers.state import RayState, Slot
-from palora.layers.trial_pass import Known, Runner
+from palora.layers.trial_pass import Runner
 from palora.layers.watching import Watch
 
 _MOST_TRIES = 16  # ways to read the arguments that are tried

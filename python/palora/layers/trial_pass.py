@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import random
-import types
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from palora.layers.arguments import Growth, Rules
-from palora.layers.comparing import Problem, Seen, compare, compare_outputs
+from palora.layers.comparing import Problem, Seen, compare
+from palora.layers.known import Known
 from palora.layers.layouts import Layout
+from palora.layers.outputs import output_places
 from palora.layers.ray_layer import RayLayer
 from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.replica import NoReplica, replica
 from palora.layers.routing import OutsideError, RowsError, describe
 from palora.layers.state import RayState, Slot
+from palora.layers.undisturbed import own, undisturbed
 from palora.layers.watching import ParameterWritten, Watch
-from palora.trees import map_tensors
 
 _FEW = 5  # samples of a larger batch that a trial takes
-_SIMPLE = (int, float, bool, str, bytes, type(None), complex, torch.dtype, torch.device, torch.Size, slice, range)
-
-
-class Known:
-    """What a trial found: where each argument has its batch, by expansion point, and which layers ran."""
-
-    def __init__(self, axes: dict[int, dict[str, int | None]], names: set[str]) -> None:
-        self.axes = axes
-        self.names = names
-
-    def __eq__(self, other: object) -> bool:
-        """Whether another trial came out alike."""
-        return isinstance(other, Known) and (self.axes, self.names) == (other.axes, other.names)
-
-    def learned(self, rules: Rules) -> dict[str, int | None]:
-        return self.axes.get(id(rules), {})
-
-    def confirm(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
-        """A layer with other than the batch's rows has to be one that the trial has seen."""
-        if module.rays_name not in self.names:
-            raise RowsError(
-                f"{describe(module)} did not run when the rows of this model were tried out, and now has an input of "
-                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give each its ray with `palora.rows`.",
-                module.rays_name,
-            )
 
 
 class Trial:
@@ -220,14 +190,15 @@ class Runner:
                 raise
             except Exception:
                 return None
-        result = Known(stacked.read, {seen.name for seen in stacked.seen})
         n = next(iter(singles[0].rows), 0)
         watches = [one.watch for one in (stacked, *singles)]
         whole = failure is None
         problem = compare(stacked.seen, singles[0].seen, singles[1].seen, n, whole)
         problem = _read_behind(singles[0].watch) or problem or (_decided(watches) if whole else None)
-        if problem is None and failure is None:
-            problem = compare_outputs(*outputs)
+        places = output_places(*outputs) if problem is None and whole else None
+        if isinstance(places, Problem):
+            problem, places = places, None
+        result = Known(stacked.read, {seen.name for seen in stacked.seen}, places)
         return Outcome(problem or failure, result, singles[0].open, any(w.random for w in watches))
 
     def _few(
@@ -266,35 +237,3 @@ class Runner:
     def _converted(self, value: Tensor) -> Tensor:
         value = value.detach()
         return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
-
-
-def own(value: Any) -> Any:
-    """Arguments that a pass may change, other than tensors: copies of containers, and of objects such as caches."""
-    if isinstance(value, (Tensor, *_SIMPLE)) or (callable(value) and not hasattr(value, "__dict__")):
-        return value
-    if type(value) is dict:
-        return {k: own(v) for k, v in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(own(v) for v in value)
-    if isinstance(value, (nn.Module, type, types.FunctionType)):
-        return value
-    held: dict[int, Any] = {}  # those with a graph cannot be copied
-    map_tensors(lambda tensor: held.setdefault(id(tensor), tensor), value)
-    return copy.deepcopy(value, held)
-
-
-@contextmanager
-def undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
-    """Generators and the default dtype as before, nothing said."""
-    python, numbers, default = random.getstate(), np.random.get_state(), torch.get_default_dtype()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices):
-            warnings.simplefilter("ignore")
-            if dtype is not None:
-                torch.set_default_dtype(dtype)
-            yield
-    finally:
-        torch.set_default_dtype(default)
-        random.setstate(python)
-        np.random.set_state(numbers)
