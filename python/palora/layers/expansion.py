@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from palora.layers import private, trial
 from palora.layers.arguments import Growth, Rules
+from palora.layers.compiled import say_untried
 from palora.layers.ray_layer import RayLayer
 from palora.layers.routing import RowsError
 from palora.layers.splitting import note_places
@@ -44,8 +45,11 @@ class EnterPass:
         if slot.depth == 0:
             slot.rows = None
             if torch.compiler.is_compiling():
+                learned = None if slot.known is None else slot.known.learned(self.rules)
+                if slot.mode != "one" and slot.known is None and self.trial:
+                    say_untried(self.state.number)
                 if slot.mode == "per_sample":
-                    _check_batch(slot, self.rules.growth(args, kwargs), args, kwargs)
+                    _check_batch(slot, self.rules.growth(args, kwargs, learned), args, kwargs)
             elif not slot.revived:
                 slot.used = set()
                 if slot.mode != "one" and slot.trial is None:

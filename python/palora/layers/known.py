@@ -31,7 +31,7 @@ class Known:
         )
 
     def learned(self, rules: Rules) -> dict[str, int | None]:
-        return self.axes.get(id(rules), {})
+        return self.axes.get(rules.number, {})
 
     def confirm(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
         """A layer with other than the batch's rows has to be one that the trial has seen."""

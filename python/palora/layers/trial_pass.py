@@ -30,7 +30,7 @@ class Trial:
         role: "stacked", both batches; "first" or "second", one alone.
         points: for every call of an expansion point whether it was the first to see the batch; the stacked pass writes
             it, the others follow.
-        axes: readings of arguments other than by default, (id of the rules, path) -> dimension.
+        axes: readings of arguments other than by default, (number of the rules, path) -> dimension.
     """
 
     def __init__(self, role: str, points: list[bool], axes: dict[tuple[int, str], int | None]) -> None:
@@ -51,7 +51,7 @@ class Trial:
         self, rules: Rules, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """An expansion point's arguments: instead of M copies of a batch, two batches, or one of them."""
-        learned = {path: axis for (point, path), axis in self.axes.items() if point == id(rules)}
+        learned = {path: axis for (point, path), axis in self.axes.items() if point == rules.number}
         growth = rules.growth(args, kwargs, learned)
         if growth is None:
             return args, kwargs
@@ -63,7 +63,7 @@ class Trial:
             return args, kwargs
         slot.rows = growth.rows
         self.rows.append(growth.rows)
-        self.read.setdefault(id(rules), {}).update(growth.axes)
+        self.read.setdefault(rules.number, {}).update(growth.axes)
         self._note_open(rules, growth, args, kwargs)
 
         def changed(path: str, value: Tensor) -> Tensor:
@@ -83,9 +83,9 @@ class Trial:
             ways += [d for d, size in sizes if size > growth.rows > 1 and size % growth.rows == 0]
             now = growth.axes[path]
             if place > 0 and ways:
-                self.open[id(rules), path] = [now, *(way for way in (*ways, None) if way != now)]
+                self.open[rules.number, path] = [now, *(way for way in (*ways, None) if way != now)]
             elif place == 0 and len(tensors) > 1:
-                self.open[id(rules), path] = [now, None]  # perhaps the batch is the next one
+                self.open[rules.number, path] = [now, None]  # perhaps the batch is the next one
 
 
 def other_samples(value: Tensor, axis: int, n: int) -> Tensor:
@@ -152,7 +152,7 @@ class Runner:
     def _outcome(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], axes: dict[tuple[int, str], int | None], few: bool
     ) -> Outcome | None:
-        learned = {path: axis for (point, path), axis in axes.items() if point == id(self.rules)}
+        learned = {path: axis for (point, path), axis in axes.items() if point == self.rules.number}
         try:
             growth = self.rules.growth(args, kwargs, learned)
         except ValueError:
