@@ -92,7 +92,7 @@ def test_other_layouts_are_refused_by_split_and_compared_by_check(name: str) -> 
     model = _adapted(OTHER_LAYOUTS[name])
     with palora.at(model, RAYS):
         found = model(randn(4, 5))
-    with pytest.raises(TypeError, match=f"should be dense tensors, or sparse COO ones. Found .*{name}"):
+    with pytest.raises(TypeError, match=rf"or sparse COO ones\. Found .*{name}"):
         palora.split(found, 3)
     assert palora.check(model, randn(4, 5)).ok
 
@@ -137,7 +137,7 @@ def test_layers_take_a_sample_without_a_batch_at_one_ray_as_torchs_do() -> None:
             torch.testing.assert_close(model(x), plain(x))
         with palora.at(model, RAYS), pytest.raises(palora.RowsError, match="one sample without a dimension"):
             model(x)
-        with palora.at(model, RAYS[1]), pytest.raises(ValueError, match="shape|Found"):
+        with palora.at(model, RAYS[1]), pytest.raises(ValueError, match="Found"):
             model(torch.tensor(1.0).double())
 
 

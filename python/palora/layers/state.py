@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections import deque
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -137,7 +137,7 @@ class RayState:
         number: one of its own, by which traced code names it, and `by_number` finds it.
     """
 
-    by_number: weakref.WeakValueDictionary[int, RayState] = weakref.WeakValueDictionary()
+    by_number: ClassVar[weakref.WeakValueDictionary[int, RayState]] = weakref.WeakValueDictionary()
     _numbers = itertools.count()
 
     def __init__(self, tasks: int, task_names: tuple[str, ...] | None = None) -> None:

@@ -6,7 +6,8 @@ must see the rows of the first, then those of the second, and so must the output
 batches are tried either way. What does not come out is refused with the layer at which the two part.
 
 A trial takes four times a small batch forward, without gradients, on a replica of the modules: see
-`palora.layers.replica`. Where it cannot run, rows are counted as they come.
+`palora.layers.replica`, and `palora.layers.outside` for what their code changes elsewhere. Where it cannot run, rows
+are counted as they come.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from palora.layers.arguments import Rules
 from palora.layers.comparing import Problem
 from palora.layers.forms import Form
 from palora.layers.known import Known
+from palora.layers.outside import outside_kept
 from palora.layers.routing import RowsError
 from palora.layers.state import RayState, Slot
 from palora.layers.trial_pass import Runner
@@ -49,7 +51,8 @@ def known(
     if not there:
         if not state.findings.room_for(form) or not _can_try(model, rules, args, kwargs):
             return None
-        found = _tried(model, state, rules, slot, args, kwargs)
+        with outside_kept(model):
+            found = _tried(model, state, rules, slot, args, kwargs)
         state.findings.put(form, found)
     if isinstance(found, Problem):
         raise RowsError(found.text, found.name)
