@@ -32,7 +32,8 @@ def said(error: Exception, remedy: str = USE_ONE_RAY) -> tuple[str, str]:
         cause, _, found = text.rpartition("; ")
         return f"{cause}.", found[0].upper() + found[1:]
     plain = isinstance(error, (RowsError, TypeError, ValueError))
-    return text if plain else f"{type(error).__name__}: {text}", remedy
+    text = text if plain else f"{type(error).__name__}: {text}"
+    return text if text.endswith(".") else f"{text}.", remedy
 
 
 def likely(model: nn.Module, name: str, event: Event | None) -> tuple[str, str]:
