@@ -19,7 +19,7 @@ from palora.layers.norm import RayNorm
 from palora.layers.recording import Event, Recorder, first_parting, side_by_side
 from palora.layers.routing import RowsError
 from palora.layers.state import RayState
-from palora.layers.undisturbed import undisturbed
+from palora.layers.undisturbed import drawn_by_host, undisturbed
 from palora.layers.watching import Watch
 
 
@@ -73,12 +73,14 @@ class Comparison:
         error: Exception | None = None
         try:
             with undisturbed(torch.float64), watch:
+                before = drawn_by_host(model)
                 if block is None:
                     outputs = leaves(model(*args, **kwargs))
                 else:
                     with block:
                         outputs = leaves(model(*args, **kwargs))
                         self._note_used(block.state)
+                watch.random |= drawn_by_host(model) != before
             outputs = [dense(y) for y in outputs]
         except Exception as caught:
             error = caught

@@ -222,7 +222,7 @@ def expand_arguments(
         else:
             many = torch.cat([value] * slot.count, dim=axis)  # keeps channels_last, unlike repeat
         version = 0 if compiling else many._version
-        if axis == 0:
+        if axis == 0 and (slot.known is None or not slot.known.written):
             slot.expanded.append(Expanded(many, value, version))
         return many
 

@@ -17,18 +17,17 @@ class Known:
     Attributes:
         axes: where each argument has its batch, by expansion point. names: which layers ran.
         outputs: where each tensor of the outputs has it; None, not known.
+        written: whether the model changes its batch in place, so that rays cannot share it.
     """
 
-    def __init__(self, axes: dict[int, dict[str, int | None]], names: set[str], outputs: list[Place] | None) -> None:
-        self.axes, self.names, self.outputs = axes, names, outputs
+    def __init__(
+        self, axes: dict[int, dict[str, int | None]], names: set[str], outputs: list[Place] | None, written: bool
+    ) -> None:
+        self.axes, self.names, self.outputs, self.written = axes, names, outputs, written
 
     def __eq__(self, other: object) -> bool:
         """Whether another trial came out alike."""
-        return isinstance(other, Known) and (self.axes, self.names, self.outputs) == (
-            other.axes,
-            other.names,
-            other.outputs,
-        )
+        return isinstance(other, Known) and vars(self) == vars(other)
 
     def learned(self, rules: Rules) -> dict[str, int | None]:
         return self.axes.get(rules.number, {})

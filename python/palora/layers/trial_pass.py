@@ -17,7 +17,7 @@ from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.replica import NoReplica, replica
 from palora.layers.routing import OutsideError, RowsError, describe
 from palora.layers.state import RayState, Slot
-from palora.layers.undisturbed import own, undisturbed
+from palora.layers.undisturbed import drawn_by_host, own, undisturbed
 from palora.layers.watching import ParameterWritten, Watch
 
 _FEW = 5  # samples of a larger batch that a trial takes
@@ -69,9 +69,9 @@ class Trial:
         def changed(path: str, value: Tensor) -> Tensor:
             axis = growth.axes[path]
             if axis is None or self.role == "first":
-                return value.clone()
+                return self.watch.takes(value.clone())
             other = other_samples(value, axis, growth.rows)
-            return other if self.role == "second" else torch.cat([value, other], dim=axis)
+            return self.watch.takes(other if self.role == "second" else torch.cat([value, other], dim=axis))
 
         return rules.map(args, kwargs, changed)
 
@@ -198,7 +198,7 @@ class Runner:
         places = output_places(*outputs) if problem is None and whole else None
         if isinstance(places, Problem):
             problem, places = places, None
-        result = Known(stacked.read, {seen.name for seen in stacked.seen}, places)
+        result = Known(stacked.read, {seen.name for seen in stacked.seen}, places, stacked.watch.batch_written)
         return Outcome(problem or failure, result, singles[0].open, any(w.random for w in watches))
 
     def _few(
@@ -230,7 +230,10 @@ class Runner:
         self.state.enter(slot, trial)
         try:
             with undisturbed(self.dtype), torch.no_grad(), trial.watch:
-                return model(*args, **kwargs)
+                before = drawn_by_host(model)
+                output = model(*args, **kwargs)
+                trial.watch.random |= drawn_by_host(model) != before
+                return output
         finally:
             self.state.leave(trial)
 

@@ -49,3 +49,16 @@ def undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(default)
         random.setstate(python)
         np.random.set_state(numbers)
+
+
+def drawn_by_host(model: nn.Module) -> list[Any]:
+    """The states of generators of Python and NumPy, the global ones and those that modules hold."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    found: list[Any] = [random.getstate(), _legacy(np.random.get_state())]
+    found += [value.getstate() for value in held if isinstance(value, random.Random)]
+    found += [str(value.bit_generator.state) for value in held if isinstance(value, np.random.Generator)]
+    return found + [_legacy(value.get_state()) for value in held if isinstance(value, np.random.RandomState)]
+
+
+def _legacy(state: Any) -> Any:
+    return state["state"] if isinstance(state, dict) else (state[1].tobytes(), *state[2:])
