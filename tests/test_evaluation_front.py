@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from palora.errors import PaloraError
-from palora.evaluation import Front, files, knee, select, summary
+from palora.evaluation import Front, knee, select, summary
 from palora.rays import fixed_rays, simplex_grid
 
 
@@ -105,8 +105,8 @@ def test_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
     def crash(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(files.os, "replace", crash)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(PaloraError, match=r"front\.json cannot be written: disk full"):
         convex_front(note="new").save(path)
     monkeypatch.undo()
     assert Front.load(path).note == ""

@@ -68,7 +68,8 @@ def _arguments(launch: Launch) -> Iterator[tuple[Callable[..., None], dict[str, 
         fixed = executor.constexprs
         yield function, {n: v if n in fixed else interpreter._implicit_cvt(v) for n, v in named.items()}
     finally:
-        scope.restore()
+        if scope is not None:  # Triton 3.4 leaves its patches in place
+            scope.restore()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Tiles that a compiler spilled, by kernel, kind of product and target: `configs.settle` takes them only if measured.
 
 Whether a tile's registers suffice is up to ptxas, and it changes its mind for a handful of them from one target to the
-next and from one release of Triton to another, so they are listed by release as they were found. A release that is not
-listed, newer or older, is taken to spill whatever any of them spilled. `python -m palora_kernels.triton.aot` finds
+next and from one release of Triton to another, so they are listed by release as they were found. A release whose gate
+did not run over all kernels and targets, newer or older, is taken to spill whatever any of them spilled. `python -m palora_kernels.triton.aot` finds
 them: its gate fails for a tile that is chosen unasked and spills.
 """
 
@@ -17,6 +17,11 @@ from palora_kernels.triton.tuning import Tile
 
 # By release of Triton. A line: kernel, kind, targets: rows x columns x depth, warps, stages.
 _SEEN = {
+    (3, 4): """
+linear_basis_weights ieee sm_90: 128x64x16 w8 s3
+linear_splitk ieee sm_90: 64x64x16 w8 s2
+linear_splitk tf32 sm_80: 64x128x32 w8 s4
+""",
     (3, 6): """
 conv_gemm ieee sm_80: 64x64x16 w4 s2
 conv_gemm_flat ieee sm_80 sm_90: 128x64x16 w8 s2
@@ -53,6 +58,7 @@ linear_project half sm_100 sm_120: 64x64x64 w4 s4
 linear_weights ieee sm_100: 64x32x16 w4 s3, 32x32x16 w4 s3
 """,
 }
+_WHOLE = ((3, 6), (3, 8))
 
 
 def label(tile: Tile) -> str:
@@ -63,7 +69,7 @@ def label(tile: Tile) -> str:
 @functools.cache
 def _seen(release: tuple[int, int]) -> frozenset[tuple[str, str, str, Tile]]:
     found: set[tuple[str, str, str, Tile]] = set()
-    lines = _SEEN[release] if release in _SEEN else "".join(_SEEN.values())
+    lines = _SEEN[release] if release in _WHOLE else "".join(_SEEN.values())
     for line in filter(None, lines.splitlines()):
         head, tiles = line.split(": ")
         kernel, kind, *targets = head.split()

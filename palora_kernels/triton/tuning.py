@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from palora_kernels import files as disk
 from palora_kernels.triton import shipped
 
 
@@ -160,10 +161,7 @@ def write(path: Path, measured: Tuning, about: Mapping[str, Any]) -> None:
         "tiles": {name: asdict(tile) for name, tile in sorted({**before.tiles, **measured.tiles}.items())},
         "plans": dict(sorted({**before.plans, **measured.plans}.items())),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(beside, path)
+    disk.write(path, json.dumps(content, indent=1) + "\n")
     forget()
 
 

@@ -19,7 +19,7 @@ REQUIREMENTS = {
     "safetensors": "safetensors>=0.4",
     "scipy": "scipy>=1.11",
     "torchjd": "torchjd>=0.18,<0.19",
-    "typer": "typer>=0.16",
+    "typer": "typer>=0.17",
 }
 """Top-level module → what pip is asked for, as in pyproject.toml. A package, not an extra of palora: that command is
 right in a clone, beside an installation and beside none."""

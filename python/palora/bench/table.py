@@ -16,6 +16,7 @@ from palora.bench.memory import peak_bytes
 from palora.bench.plan import plans_of
 from palora.bench.timing import Times, measure
 from palora.errors import PaloraError
+from palora.files import write_file
 
 FORMAT = 1
 
@@ -80,7 +81,7 @@ HEADINGS = [
 
 def save(path: Path, header: dict[str, Any], rows: Iterable[Row]) -> None:
     content = {"format": FORMAT, "header": header, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Row]]:

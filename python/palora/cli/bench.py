@@ -53,7 +53,10 @@ def bench(
     from palora.bench import table
     from palora.bench.device import figure as picture
     from palora.cli.console import table as show
+    from palora.cli.pipes import outlive_reader
 
+    if json is not None or figure is not None or tune or check:  # there are files to write
+        outlive_reader()
     if compare is not None:
         head = ["", "ours: old / new", "floor: old / new", "ours, less the machine's change"]
         show(head, table.compare(*compare), right=range(1, 4))

@@ -27,20 +27,23 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
 
     `pseudo`: at preferences outside the simplex too.
     """
-    from palora.engine import controls_beside, evaluate
+    from palora.engine import RunConfig, controls_beside, evaluate
+    from palora.engine.pseudo import add_pseudo
+    from palora.engine.sole_writer import sole_writer
 
     require_packages()
     points = {control_name(run): read_front(run) for run in controls} or controls_beside(folder)
-    result = evaluate(folder, **how)
-    pictures = draw(result, points)
+    RunConfig.read(folder / "config.json")  # what is no run folder is not made one
+    with sole_writer(folder):
+        result = evaluate(folder, **how)
+        pictures = draw(result, points)
+        beyond = add_pseudo(result)[1] if pseudo else None
     show_rays(result.front)
     say()
     show_summary(result)
-    if pseudo:
-        from palora.engine.pseudo import add_pseudo
-
+    if beyond is not None:
         say("\npseudo-preferences")
-        show_rays(add_pseudo(result)[1], mark=False)
+        show_rays(beyond, mark=False)
     for name, point in points.items():
         numbers = ", ".join(f"{column} {values[0]:.4f}" for column, values in columns(point).items())
         say(f"{'control ' + name:<20} {numbers}")

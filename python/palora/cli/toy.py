@@ -36,12 +36,14 @@ def toy(
     """
     from palora import methods
     from palora.cli.console import say, table
+    from palora.cli.pipes import outlive_reader
     from palora.cli.results import require_packages
     from palora.cli.settings import option_types, read_settings
-    from palora.evaluation.files import write_atomically
+    from palora.files import write_file
     from palora.report.trajectories import trajectory_figure
     from palora.toy import STARTS, descend, options_for, suited
 
+    outlive_reader()
     if starts is not None and not 1 <= starts <= len(STARTS):
         raise ValueError(f"`starts` should lie in 1 … {len(STARTS)}. Found {starts}.")
     if steps < 1 or not lr > 0 or not scale > 0:
@@ -68,7 +70,7 @@ def toy(
     say("IGD+ to the whole front, and the gap of the worst point behind it: in units of the front's sides.")
     if "stl" in names:
         say("stl has a θ for each task: its points may lie beyond what one θ can reach.")
-    write_atomically(out / "toy.json", json.dumps(numbers, indent=1) + "\n")
+    write_file(out / "toy.json", json.dumps(numbers, indent=1) + "\n")
     pictures = [out / f"toy.{kind}" for kind in ("png", "pdf")]
     for path in pictures:
         trajectory_figure(descents, path)

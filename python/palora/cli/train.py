@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palora.cli.flags import Command, method_flags, with_flags
-from palora.errors import PaloraError
+from palora.errors import PaloraError, UnwritableError
 
 if TYPE_CHECKING:
     from palora.engine import RunConfig
@@ -68,11 +68,14 @@ def train(
     Ctrl-C leaves a run that --resume continues as if nothing had happened.
     """
     from palora.cli.console import console
+    from palora.cli.pipes import outlive_reader
     from palora.cli.results import finish, require_packages
     from palora.engine import Interrupted
     from palora.engine import train as run_training
     from palora.engine.progress import reporter
+    from palora.engine.sole_writer import sole_writer
 
+    outlive_reader()
     settings = {
         "method": method,
         "epochs": epochs,
@@ -105,14 +108,15 @@ def train(
     try:
         show = reporter(console())
         show.note(f"{config.recipe}, {config.method}, seed {config.seed}, {config.device}; run folder {folder}")
-        run_training(config, folder, resume=resume, show=show)
-        finish(folder, control or [], data=config.data, device=config.device)
-    except (Interrupted, KeyboardInterrupt) as stopped:
+        with sole_writer(folder):
+            run_training(config, folder, resume=resume, show=show)
+            finish(folder, control or [], data=config.data, device=config.device)
+    except (Interrupted, UnwritableError, KeyboardInterrupt) as stopped:
         why = str(stopped) or "Stopped by Ctrl-C"
         begun = (folder / "config.json").exists()
-        go_on = f". Go on with: {resume_command(config, folder)}" if begun else " before training began."
-        print(f"palora: {why}{go_on}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        go_on = f"Go on with: {resume_command(config, folder)}" if begun else "The same command starts it anew."
+        print(f"palora: {why}. {go_on}", file=sys.stderr)
+        raise typer.Exit(1 if isinstance(stopped, UnwritableError) else 130) from None
 
 
 def named_values(words: list[str]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import errno
 import gzip
 import hashlib
 import http.client
-import os
 import socket
 import ssl
 import time
@@ -25,6 +24,7 @@ from typing import IO
 from palora.data.folder import ensure_folder
 from palora.data.idx import GZIP_MAGIC
 from palora.errors import PaloraError
+from palora_kernels.files import put
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (what, done, total or None): bytes of a download, pairs of a set being built."""
@@ -107,7 +107,7 @@ def fetch(
     for url in urls:
         try:
             _from_mirror(job, url)
-            os.replace(job.part, target)
+            put(job.part, target)
             return target
         except (_Transient, _Refused, ContentError) as error:
             reached = reached or not isinstance(error, _Unreachable)

@@ -16,6 +16,7 @@ from palora.engine.evaluate import evaluate
 from palora.engine.finite import Diverged
 from palora.engine.progress import Silent
 from palora.engine.run import RunFolder
+from palora.engine.sole_writer import sole_writer
 from palora.engine.trainer import train
 
 MEASURES = ("hypervolume_losses", "hypervolume_accuracies", "nondominated", "spearman")
@@ -61,14 +62,15 @@ def run_cell(cell: Cell, *, split: str = "validation", show: Silent | None = Non
     A run that diverges counts as done, with the reason in "failed". Raises PaloraError if the folder holds a run
     with other settings, and Interrupted, after which the same call goes on.
     """
-    found = finished(cell, split)
-    if found is None:
-        try:
-            begun = (cell.folder / "config.json").exists()
-            train(cell.config, cell.folder, resume=begun, show=show)
-        except Diverged as error:
-            return {"settings": cell.settings, "seed": cell.seed, "failed": str(error)}
-        found = evaluate(cell.folder, split=split, data=cell.config.data, device=cell.config.device).summary
+    with sole_writer(cell.folder):
+        found = finished(cell, split)
+        if found is None:
+            try:
+                begun = (cell.folder / "config.json").exists()
+                train(cell.config, cell.folder, resume=begun, show=show)
+            except Diverged as error:
+                return {"settings": cell.settings, "seed": cell.seed, "failed": str(error)}
+            found = evaluate(cell.folder, split=split, data=cell.config.data, device=cell.config.device).summary
     return {"settings": cell.settings, "seed": cell.seed, "folder": str(cell.folder), **measures(found)}
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palora.engine.evaluate import Evaluation
+from palora.engine.evaluate import Evaluation, write_front
 from palora.engine.setup import assemble
+from palora.engine.sole_writer import sole_writer
 from palora.engine.state import load_checkpoint
 from palora.engine.validate import front_of
 from palora.errors import PaloraError
 from palora.evaluation import Front
-from palora.evaluation.files import write_atomically
 from palora.layers import adapted_layers
 
 
@@ -44,7 +44,8 @@ def add_pseudo(result: Evaluation) -> tuple[Evaluation, Front]:
     front = front_of(parts, result.config, split, rays, snapshot["position"].get("sweep_chunk"))
     content = json.loads(result.run.front_file.read_text())
     content["summary"]["pseudo"] = rows(front)
-    write_atomically(result.run.front_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    with sole_writer(result.run.path):
+        write_front(result.run, content)
     return replace(result, summary=content["summary"]), front
 
 

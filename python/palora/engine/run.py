@@ -11,10 +11,11 @@ from torch import Tensor
 
 from palora.engine.config import WHERE, RunConfig, differences
 from palora.engine.environment import describe
+from palora.engine.sole_writer import LOCK
 from palora.engine.state import Position
 from palora.errors import PaloraError
 from palora.evaluation import Front
-from palora.evaluation.files import write_atomically
+from palora.files import write_file, writing
 
 
 class RunFolder:
@@ -33,22 +34,25 @@ class RunFolder:
     def vacant(cls, path: Path | str) -> RunFolder:
         """The folder of a new run; PaloraError if there is anything in it already."""
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise PaloraError(f"{run.path} is a file: choose another folder for the run with --out.")
-        if run.path.is_dir() and any(run.path.iterdir()):
+        if run.path.is_dir() and any(found.name != LOCK for found in run.path.iterdir()):
             other = "choose another folder with --out"
             remedy = f"go on with --resume, or {other}" if run.config_file.exists() else other
             raise PaloraError(f"The run folder {run.path} is not empty: {remedy}.")
         return run
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder and write what the run is and where it runs."""
-        try:
-            self.last.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.environment_file, _json(describe()))
-            write_atomically(self.config_file, _json(config.to_dict()))
-        except OSError as error:
-            raise PaloraError(f"The run folder {self.path} cannot be written: {error}") from error
+        """Make the folder and write what the run is and where it runs.
+
+        config.json comes first: from then on the folder holds a run, which can be resumed.
+        """
+        write_file(self.config_file, _json(config.to_dict()))
+        write_file(self.environment_file, _json(describe()))
+        write_file(self.metrics_file, "")
+
+    def started(self) -> bool:
+        """Whether training began: without a checkpoint and a record of it, a run that is resumed starts anew."""
+        recorded = self.metrics_file.exists() and self.metrics_file.stat().st_size > 0
+        return recorded or self.last.exists() or self.best.exists()
 
     @classmethod
     def resumable(cls, path: Path | str, config: RunConfig) -> tuple[RunFolder, list[str]]:
@@ -70,12 +74,12 @@ class RunFolder:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl, all of them on disk on return."""
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             os.fsync(file.fileno())
             return file.tell()
 
@@ -87,7 +91,7 @@ class RunFolder:
                 f"{self.metrics_file} has {found} bytes, its checkpoint counts {size}: it was cut or "
                 "replaced, so the run cannot be resumed; start a new one with another --out."
             )
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.truncate(size)
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from palora.engine import atomic
 from palora.engine.rng import rng_state, set_rng_state
 from palora.errors import PaloraError
+from palora.files import replacing
 from palora.methods import Method
 
 FORMAT = 1
@@ -108,16 +108,16 @@ def _with_numbers(optimizer: dict[str, Any]) -> dict[str, Any]:
 def save_checkpoint(state: TrainState, path: Path, metrics_size: int) -> None:
     """Write `state` and the size of the metrics so far; `path` is the old file or the whole new one."""
     snapshot = {**state.snapshot(), "metrics_size": metrics_size}
-    try:
-        atomic.write(path, lambda file: torch.save(snapshot, file))
-    except (OSError, RuntimeError) as error:
-        raise PaloraError(f"The checkpoint {path} cannot be written: {error}") from error
+    with replacing(path) as new, new.open("wb") as file:
+        torch.save(snapshot, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU, checksums verified; missing, damaged or another format: PaloraError."""
+    other = path.with_name("best.pt" if path.name == "last.pt" else "last.pt")
+    remedy = f"copy {other.name} over it to go on from there" if other.exists() else "start the run anew elsewhere"
     if not path.exists():
-        raise PaloraError(f"There is no checkpoint {path}: start the run anew in another folder.")
+        raise PaloraError(f"There is no checkpoint {path}: {remedy}.")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -126,8 +126,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         snapshot: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = snapshot["format"]
     except Exception as error:
-        other = path.with_name("best.pt" if path.name == "last.pt" else "last.pt")
-        remedy = f"copy {other.name} over it to go on from there" if other.exists() else "start the run anew"
         raise PaloraError(f"The checkpoint {path} is damaged ({_brief(error)}): {remedy}.") from error
     if found != FORMAT:
         raise PaloraError(f"The checkpoint {path} has format {found}; this version reads format {FORMAT}.")

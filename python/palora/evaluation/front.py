@@ -15,9 +15,9 @@ from torch import Tensor
 
 from palora.errors import PaloraError
 from palora.evaluation.dominance import nondominated
-from palora.evaluation.files import write_atomically
 from palora.evaluation.hypervolume import hypervolume
 from palora.evaluation.monotonicity import monotonicity
+from palora.files import write_file
 
 FORMAT = "palora front 1"
 
@@ -121,7 +121,7 @@ class Front:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json` to `path`; a reader finds the old file or the whole new one, never a part."""
-        write_atomically(Path(path), self.to_json() + "\n")
+        write_file(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Front:

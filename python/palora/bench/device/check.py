@@ -26,6 +26,7 @@ import palora_kernels
 from palora.bench.device import figure, items, measured, prepare, report, timing, values, workers
 from palora.bench.device.workers import Lost
 from palora.errors import PaloraError
+from palora.files import write_file
 
 PRECISIONS = ["bfloat16", "float32", "tf32", "float16"]
 TIMED = ["bfloat16", "float32", "tf32"]
@@ -55,10 +56,7 @@ class Results:
             self.save()
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(beside, self.path)
+        write_file(self.path, json.dumps(self.content, indent=1) + "\n")
         self.saved = time.monotonic()
 
 
