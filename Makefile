@@ -41,11 +41,12 @@ help: ## list the targets
 
 venv: $(READY_TO_DEVELOP) ## make .venv with palora, the test tools and the linters
 
-demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits and draw it: minutes on two CPU cores
+demo: $(READY_TO_RUN) ## train a Pareto front on the bundled digits, draw it and write its page: minutes on two CPU cores
 	@echo "First the control, one plain model (linear scalarisation):"
 	$(call demo_run,ls)
 	@echo; echo "Now the front, one PaLoRA model:"
 	$(call demo_run,palora)
+	@echo; $(BIN)/palora report $(DEMO)/palora $(DEMO)/ls --out $(DEMO)/report.html
 
 test: $(READY_TO_DEVELOP) ## run the fast tests
 	@$(TEST) -m "not slow" $(ARGS)

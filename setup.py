@@ -25,7 +25,7 @@ setup(
         "palora_kernels.native.csrc": "csrc",  # the sources travel along, for the build on first use
     },
     package_data={
-        "palora": ["py.typed", "data/bundled/*"],
+        "palora": ["py.typed", "data/bundled/*", "report/page/assets/*", "report/page/assets/vendor/*"],
         "palora_kernels": ["py.typed", "measured/*.json", "measured/*.md"],
         "palora_kernels.native.csrc.cpu": ["*.cpp", "*.h"],
         "palora_kernels.native.csrc.cuda": ["*.cu", "*.cpp", "*.h"],

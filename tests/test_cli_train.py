@@ -51,7 +51,7 @@ def test_train_then_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path("runs/multimnist-small-palora-seed0")
     assert {p.name for p in folder.iterdir()} == {
         *("checkpoints", "config.json", "environment.json", "front.json", "front.pdf", "front.png"),
-        "metrics.jsonl",
+        *("metrics.jsonl", "samples.json", "costs.jsonl"),
     }
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "config.json").read_text())["method_options"]["alpha"] == 2

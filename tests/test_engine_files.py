@@ -26,7 +26,7 @@ def test_configuration_survives_json(tmp_path: Path) -> None:
     path.write_text(json.dumps(config.to_dict()))
     assert RunConfig.read(path) == config
     path.write_text("{")
-    with pytest.raises(PaloraError, match="cannot be read"):
+    with pytest.raises(PaloraError, match=r"config\.json is damaged"):
         RunConfig.read(path)
     path.write_text(json.dumps({**config.to_dict(), "rubbish": 1}))
     with pytest.raises(PaloraError, match="does not know the settings rubbish"):

@@ -168,7 +168,8 @@ def test_what_reads_and_writes_files_says_what_is_missing() -> None:
 def test_what_to_install_is_what_the_metadata_ask_for() -> None:
     tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [Requirement(text) for text in (*project["dependencies"], *project["optional-dependencies"]["methods"])]
+    extras = project["optional-dependencies"]
+    asked = [Requirement(text) for text in (*project["dependencies"], *extras["methods"], *extras["onnx"])]
     ranges = {requirement.name: requirement.specifier for requirement in asked}
     for text in REQUIREMENTS.values():
         requirement = Requirement(text)

@@ -37,10 +37,13 @@ _HOME = {
     "hypervolume": "palora.evaluation",
     "knee": "palora.evaluation",
     "monotonicity": "palora.evaluation",
+    "nearest": "palora.evaluation",
     "nondominated": "palora.evaluation",
+    "refine": "palora.evaluation",
     "select": "palora.evaluation",
     "sweep": "palora.evaluation",
     "PaloraError": "palora.errors",
+    "export": "palora.exporting",
 }
 _MODULES = ("data", "engine", "evaluation", "layers", "methods", "models", "rays", "recipes", "report", "schedules")
 
@@ -54,10 +57,13 @@ if TYPE_CHECKING:
         hypervolume,
         knee,
         monotonicity,
+        nearest,
         nondominated,
+        refine,
         select,
         sweep,
     )
+    from palora.exporting import export
     from palora.layers import (
         PaLoRAConv2d,
         PaLoRALinear,

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palora.cli.idle import refuse_idle_settings
 from palora.errors import PaloraError, UnwritableError
+from palora_kernels.typed import Range, conform, shown
 
 if TYPE_CHECKING:
     from palora.engine import RunConfig
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 RUN_SETTINGS: dict[str, Any] = {"lr": float, "batch": int, "epochs": int, "precision": str}
 """What can be varied beside the options of the method."""
@@ -60,6 +64,7 @@ def ablate(
         raise PaloraError(f"--split should be validation or test. Found {split!r}.")
     fixed: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "limit": limit, "precision": precision}
     fixed = {key: value for key, value in fixed.items() if value is not None}
+    refuse_idle_settings(chosen, name, fixed)
     twice = sorted(set(fixed) & set(grid))
     if twice:
         raise PaloraError(f"`{twice[0]}` is varied by --set and fixed by --{twice[0]}: leave one out.")
@@ -104,10 +109,9 @@ def grid_of(words: list[str], method: Any) -> dict[str, list[Any]]:
 def seeds_of(text: str) -> list[int]:
     """ "0,1,2" → [0, 1, 2]."""
     try:
-        seeds = list(dict.fromkeys(int(word) for word in text.split(",")))
+        return list(dict.fromkeys(conform("seed", int(word), Seed) for word in text.split(",")))
     except ValueError:
-        raise PaloraError(f"--seeds should look like 0,1,2. Found {text!r}.") from None
-    return seeds
+        raise PaloraError(f"--seeds should look like 0,1,2, each below 2**32. Found {shown(text)}.") from None
 
 
 def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> None:

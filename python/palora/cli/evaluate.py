@@ -17,14 +17,18 @@ def evaluate(
     ] = False,
     data: Annotated[str | None, typer.Option(metavar="DIR", help="Data folder (else as trained).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, … (else as trained).")] = None,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Samples whose answers are kept for `palora report`; 0: none.")
+    ] = 12,
     control: Annotated[
         list[Path] | None,
         typer.Option(metavar="RUN", help="Run to show as a point (default: those beside RUN that fit)."),
     ] = None,
 ) -> None:
-    """Evaluate the run RUN on a grid of rays: front.json, front.png, front.pdf, and the numbers."""
+    """Evaluate the run RUN on a grid of rays: front.json, samples.json, front.png, front.pdf, and the
+    numbers."""
     from palora.cli.pipes import outlive_reader
     from palora.cli.results import finish
 
     outlive_reader()
-    finish(run, control or [], pseudo, split=split, checkpoint=checkpoint, data=data, device=device)
+    finish(run, control or [], pseudo, split=split, checkpoint=checkpoint, data=data, device=device, samples=samples)

@@ -12,7 +12,21 @@ from typing import Annotated, Any
 import typer
 
 import palora
-from palora.cli import ablate, bench, data, doctor, evaluate, recipes, toy, train
+from palora.cli import (
+    ablate,
+    bench,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    explore,
+    export,
+    recipes,
+    report,
+    select,
+    toy,
+    train,
+)
 from palora.cli.pipes import READER_LEFT, ReaderLeft, guarded
 from palora.errors import PaloraError
 
@@ -59,6 +73,11 @@ def build(words: Sequence[str]) -> typer.Typer:
     app.callback()(options)
     app.command("train")(train.command(with_method_flags="train" in words))
     app.command("evaluate")(evaluate.evaluate)
+    app.command("report")(report.report)
+    app.command("compare")(compare.compare)
+    app.command("select")(select.select)
+    app.command("export")(export.export)
+    app.command("explore")(explore.explore)
     app.add_typer(data.app, name="data")
     app.command("recipes")(recipes.recipes)
     app.command("doctor")(doctor.doctor)
@@ -102,4 +121,4 @@ def sentence(error: Any) -> str:
         text = "The device ran out of memory: lower --batch, or take the rays in groups with --ray-chunk 1."
     else:
         text = f"unexpected {type(error).__name__}: {error} (palora --debug … shows where)"
-    return " ".join(text.split()) or f"{type(error).__name__} (palora --debug … shows where)"
+    return " ".join(text[:4000].split()) or f"{type(error).__name__} (palora --debug … shows where)"

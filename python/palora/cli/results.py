@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,14 +29,18 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
     `pseudo`: at preferences outside the simplex too.
     """
     from palora.engine import RunConfig, controls_beside, evaluate
-    from palora.engine.pseudo import add_pseudo
+    from palora.engine.pseudo import add_pseudo, require_adapters
     from palora.engine.sole_writer import sole_writer
 
     require_packages()
-    points = {control_name(run): read_front(run) for run in controls} or controls_beside(folder)
-    RunConfig.read(folder / "config.json")  # what is no run folder is not made one
+    config = RunConfig.read(folder / "config.json")  # what is no run folder is not made one
+    if pseudo:
+        require_adapters(config)
+    points = {control_name(run): read_front(run) for run in controls}
+    neighbours = {} if points else controls_beside(folder, left_out)
     with sole_writer(folder):
         result = evaluate(folder, **how)
+        points = fitting(points, neighbours, result.front)
         pictures = draw(result, points)
         beyond = add_pseudo(result)[1] if pseudo else None
     show_rays(result.front)
@@ -50,10 +55,34 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
     if "stl" in points:
         show_delta(result, points["stl"])
     say()
-    line("peak memory", peak_memory())
+    line("peak memory", peak())
     say(f"{'run folder':<20} {folder}")
     say(f"{'numbers':<20} {result.run.front_file}")
     say(f"{'picture':<20} {', '.join(map(str, pictures))}")
+    say(f"{'page':<20} palora report {shlex.quote(str(folder))} writes one with the front under a dial")
+
+
+def left_out(why: str) -> None:
+    """Say on stderr that a run beside this one is not shown."""
+    print(f"palora: left out: {why}", file=sys.stderr)
+
+
+def fitting(controls: dict[str, Front], neighbours: dict[str, Front], front: Front) -> dict[str, Front]:
+    """The controls that can be drawn beside `front`; PaloraError for one that was named and cannot, a line on stderr
+    for a neighbour."""
+    fit = dict(controls)
+    for name, point in {**neighbours, **controls}.items():
+        absent = sorted(set(front.metrics) - set(point.metrics))
+        why = f"it has no {absent[0]}" if absent else None
+        if point.tasks != front.tasks:
+            why = f"its tasks are {', '.join(point.tasks)}, not {', '.join(front.tasks)}"
+        if why is None:
+            fit[name] = point
+        elif name in controls:
+            raise PaloraError(f"The control '{name}' cannot be shown: {why}.")
+        else:
+            left_out(f"The control '{name}' cannot be shown: {why}.")
+    return fit
 
 
 def draw(result: Evaluation, points: dict[str, Front]) -> list[Path]:
@@ -146,20 +175,13 @@ def read_front(run: Path) -> Front:
     return front
 
 
-def peak_memory() -> str:
+def peak() -> str:
     """The most memory that this process has held so far, on the machine and on the GPU."""
-    import torch
+    from palora.engine.costs import peak_device_memory, peak_memory
 
-    found = []
-    try:
-        import resource
-
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
-        found.append(f"{most / (2**30 if sys.platform == 'darwin' else 2**20):.2f} GiB")
-    except ImportError:  # not on Windows
-        pass
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found.append(f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU")
+    here, device = peak_memory(), peak_device_memory()
+    found = [] if here is None else [f"{here / 2**30:.2f} GiB"]
+    found += [] if device is None else [f"{device / 2**30:.2f} GiB on the GPU"]
     return ", ".join(found) or "unknown"
 
 

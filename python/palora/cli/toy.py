@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palora.errors import PaloraError
+from palora_kernels.typed import check_arguments
 
 if TYPE_CHECKING:
     from palora.toy import Descent
@@ -46,10 +47,17 @@ def toy(
     outlive_reader()
     if starts is not None and not 1 <= starts <= len(STARTS):
         raise ValueError(f"`starts` should lie in 1 … {len(STARTS)}. Found {starts}.")
-    if steps < 1 or not lr > 0 or not scale > 0:
-        raise ValueError(f"`steps`, `lr` and `scale` should be positive. Found {steps}, {lr} and {scale}.")
+    check_arguments(descend, {"steps": steps, "lr": lr, "scale": scale, "seed": seed})
     given = {name: single(name, values) for name, values in read_settings(setting or [], option_types()).items()}
-    names = suited() if method and "all" in method else list(dict.fromkeys(method or ["palora"]))
+    if method and "all" in method and len(method) > 1:
+        raise PaloraError("--method all is every method: leave the other --method out.")
+    names = suited() if method == ["all"] else list(dict.fromkeys(method or ["palora"]))
+    for option in given:
+        if not any(option in options_for(name, given) for name in names):
+            raise PaloraError(f"--set {option} does nothing for {', '.join(names)}: leave it out.")
+    for name in names:  # before the first step of the first
+        options = options_for(name, given)
+        methods.refuse_idle(methods.get(name), methods.make_options(methods.get(name), options), given)
     require_packages()
     descents = []
     for name in names:

@@ -14,6 +14,7 @@ from palora.data.folder import cache_root
 from palora.errors import UnwritableError
 from palora.files import replacing
 from palora.optional import need
+from palora_kernels.reading import require_file
 
 _FORMAT = 1
 _log = logging.getLogger("palora.data")
@@ -39,7 +40,7 @@ def cached(name: str, key: Key, build: Callable[[], dict[str, Tensor]]) -> dict[
     if path.exists():
         try:
             return _read(path)
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
             _log.warning("The cache file %s is damaged (%s): building it anew.", path, error)
     tensors = build()
     try:
@@ -61,6 +62,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
+    require_file(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         expected = (file.metadata() or {}).get("sha256")

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from palora.engine.config import RunConfig
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
+from palora.engine.samples import COUNT, MOST_SAMPLES, write_samples
 from palora.engine.setup import Parts, assemble
 from palora.engine.sole_writer import sole_writer
-from palora.engine.state import load_checkpoint
+from palora.engine.state import load_checkpoint, load_weights
 from palora.engine.validate import front_of
 from palora.errors import PaloraError
 from palora.evaluation import Front, summary
@@ -43,13 +44,17 @@ def evaluate(
     data: str | None = None,
     device: str | None = None,
     make_model: Callable[[], nn.Module] | None = None,
+    samples: int = COUNT,
 ) -> Evaluation:
     """Sweep the recipe's grid of rays over `split` in shared passes and write front.json into the run folder.
 
     `checkpoint`: "last" (the papers' choice) or "best" (by validation hypervolume). `data`, `device` and
     `make_model` replace those of the training. Raises PaloraError for what is no run, is damaged, cannot be written or
-    is written by another process. front.json is a :class:`Front` with one more key, "summary".
+    is written by another process. front.json is a :class:`Front` with one more key, "summary". Beside it samples.json
+    keeps what the model answers for so many `samples` (:mod:`palora.engine.samples`); 0: none.
     """
+    if isinstance(samples, bool) or not isinstance(samples, int) or not 0 <= samples <= MOST_SAMPLES:
+        raise PaloraError(f"`samples` should be an integer in 0 … {MOST_SAMPLES}. Found {samples!r}.")
     run = RunFolder(folder)
     config = RunConfig.read(run.config_file)
     config = replace(config, data=data or config.data, device=device or config.device)
@@ -63,14 +68,16 @@ def evaluate(
             f"{shlex.join(['palora', 'train', config.recipe, '--out', str(run.path), '--resume'])}"
         )
     with sole_writer(run.path):
-        snapshot = load_checkpoint(run.last if checkpoint == "last" else run.best)
+        file = run.last if checkpoint == "last" else run.best
+        snapshot = load_checkpoint(file)
         parts = assemble(config, make_model)
-        parts.model.load_state_dict(snapshot["model"])
+        load_weights(parts.model, snapshot["model"], f"The checkpoint {file}")
 
         grid = grid_of(parts.method, config)
         more = missing_rays(grid) if len(grid) > 1 else grid[:0]
         chunk = snapshot["position"].get("sweep_chunk")
-        everything = front_of(parts, config, getattr(parts.dataset, split), torch.cat([grid, more]), chunk)
+        data_split = getattr(parts.dataset, split)
+        everything = front_of(parts, config, data_split, torch.cat([grid, more]), chunk)
         front = rows(everything, slice(0, len(grid)))
         reference = config.reference or (1.0,) * len(parts.dataset.tasks)
         numbers = {
@@ -78,6 +85,8 @@ def evaluate(
             **summary(front, reference, fixed=everything),
         }
         write_front(run, {**json.loads(front.to_json()), "summary": numbers})
+        about = {"split": split, "checkpoint": checkpoint}
+        write_samples(parts, data_split, grid, run.samples_file, samples, about)
     return Evaluation(run, config, front, numbers)
 
 
@@ -115,11 +124,11 @@ def provenance(
     }
 
 
-def controls_beside(folder: Path) -> dict[str, Front]:
+def controls_beside(folder: Path, tell: Callable[[str], None] | None = None) -> dict[str, Front]:
     """Single points of other finished runs next to `folder` that trained the same thing by another method.
 
     Method name → front. The same means: recipe, data, model, epochs, seed and limit; the runs' names do not
-    matter.
+    matter. A damaged neighbour is left out; `tell` is told which of its files it is.
     """
     own = RunConfig.read(folder / "config.json")
     found: dict[str, Front] = {}
@@ -128,7 +137,9 @@ def controls_beside(folder: Path) -> dict[str, Front]:
             continue
         try:
             config, front = RunConfig.read(sibling / "config.json"), Front.load(sibling / "front.json")
-        except PaloraError:
+        except (PaloraError, OSError) as error:
+            if tell is not None:
+                tell(str(error))
             continue
         comparable = all(getattr(config, key) == getattr(own, key) for key in _COMPARABLE)
         if comparable and len(front) == 1 and config.method != own.method:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 from torch import Tensor
 
@@ -16,6 +16,45 @@ from palora.engine.state import Position
 from palora.errors import PaloraError
 from palora.evaluation import Front
 from palora.files import write_file, writing
+from palora.reading import read_record, read_records
+from palora_kernels.typed import AnyNumber, Range
+
+_Count = Annotated[int, Range(0, 10**15)]
+
+
+class StepRecord(TypedDict):
+    """The line of a step in metrics.jsonl."""
+
+    kind: Literal["step"]
+    epoch: _Count
+    step: _Count
+    tau: float
+    lr: float
+    rays: list[list[float]]
+    losses: list[list[float]]
+
+
+class ValidationRecord(TypedDict):
+    """What an epoch's line says of the validation; a metric that is undefined is nan."""
+
+    hypervolume: float
+    nondominated: _Count
+    rays: list[list[float]]
+    losses: list[list[float]]
+    metrics: dict[str, list[AnyNumber]]
+
+
+class _Epoch(TypedDict):
+    kind: Literal["epoch"]
+    epoch: _Count
+    step: _Count
+    losses: list[float]
+
+
+class EpochRecord(_Epoch, total=False):
+    """The line of an epoch, with its validation where there was one."""
+
+    validation: ValidationRecord
 
 
 class RunFolder:
@@ -29,6 +68,8 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.front_file = self.path / "front.json"
+        self.samples_file = self.path / "samples.json"
+        self.costs_file = self.path / "costs.jsonl"
 
     @classmethod
     def vacant(cls, path: Path | str) -> RunFolder:
@@ -120,16 +161,19 @@ def validation_record(front: Front, hypervolume: float) -> dict[str, Any]:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a run folder's metrics.jsonl, in order; a half-written last line is left out."""
-    lines = RunFolder(path).metrics_file.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """The records of a run folder's metrics.jsonl, in order; a half-written last line is left out. PaloraError if it
+    is missing or damaged."""
+    file = RunFolder(path).metrics_file
+    if not file.exists():
+        raise PaloraError(f"{path} has no metrics.jsonl: nothing was trained there.")
+    return read_records(file, StepRecord | EpochRecord, "The record")
 
 
 def _changed_environment(path: Path) -> list[str]:
     """What differs from when the run began and may cost the repetition bit for bit."""
     try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
+        before = read_record(path, dict[str, Any], "The environment")
+    except PaloraError:
         return ["environment.json cannot be read"]
     now = describe()
     return [

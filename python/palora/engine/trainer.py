@@ -13,6 +13,7 @@ from palora.data import Batches
 from palora.engine import chunk_size
 from palora.engine.chunking import Losses
 from palora.engine.config import RunConfig
+from palora.engine.costs import Stopwatch
 from palora.engine.expand import starting_model
 from palora.engine.finite import require_finite_losses, require_finite_weights
 from palora.engine.graph import Forward, Recorder, Step, recorder_for
@@ -116,6 +117,7 @@ def run_epochs(
     steps = config.epochs * len(batches)
     forward = forward_pass(parts, config)
     take = Step(parts, state, forward, recorder, required=config.graph == "on", note=show.note)
+    watch = Stopwatch(run)
 
     def look(taken: Taken) -> None:
         require_finite_losses(taken.losses, taken.rays, tasks, taken.epoch, taken.step, run.last)
@@ -143,6 +145,7 @@ def run_epochs(
     step = position.step
     while position.epoch < config.epochs:
         epoch = position.epoch + 1
+        watch.start()
         lr = set_learning_rate(state, config)
         model.train()
         for inputs, targets in batches.epoch(position.epoch, position.batch):
@@ -158,6 +161,7 @@ def run_epochs(
             if config.checkpoint_every and step % config.checkpoint_every == 0:
                 save(run.last)
         pending.settle()
+        watch.validation()
 
         record = {"kind": "epoch", "epoch": epoch, "step": position.step, "losses": position.mean_losses()}
         hypervolume, improved = None, False
@@ -171,6 +175,7 @@ def run_epochs(
             position.best = hypervolume if improved else position.best
             record["validation"] = validation_record(front, hypervolume)
         run.append(record)
+        watch.stop(epoch)
         show.epoch(epoch, position.mean_losses(), hypervolume)
         position.next_epoch()
         save(*([run.best] if improved else []), run.last)

@@ -9,21 +9,27 @@ from palora.evaluation.front import Front
 from palora.evaluation.hypervolume import hypervolume
 from palora.evaluation.measures import Measure
 from palora.evaluation.monotonicity import monotonicity
-from palora.evaluation.selection import knee, select
+from palora.evaluation.refining import Refined, refine
+from palora.evaluation.selection import UnreachableError, epsilon, knee, nearest, select
 from palora.evaluation.summary import summary
 from palora.evaluation.sweep import sweep
 
 __all__ = [
     "Front",
     "Measure",
+    "Refined",
+    "UnreachableError",
     "compared",
     "delta_m",
+    "epsilon",
     "hypervolume",
     "is_accuracy",
     "knee",
     "larger_is_better",
     "monotonicity",
+    "nearest",
     "nondominated",
+    "refine",
     "select",
     "summary",
     "sweep",

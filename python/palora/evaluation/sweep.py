@@ -66,18 +66,15 @@ def sweep(
     if rays_per_pass is not None:
         whole("rays_per_pass", rays_per_pass, 1)
     own = forward is not None
-    forward = forward or _usual_forward(model, len(rays))
-    device = _device(model)
+    forward = forward or forward_of(model, len(rays))
+    device = device_of(model)
     groups = rays.to(device).split(rays_per_pass or len(rays))
     totals = [_Totals() for _ in groups]
     measures = measures or {}
 
-    def ready(part: Any) -> Any:
-        return map_tensors(lambda tensor: tensor.to(device), part, lambda leaf: _from_array(leaf, device))
-
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for batch in batches:
-            inputs, targets = (ready(part) for part in _pair(batch, own))
+            inputs, targets = (placed(part, device) for part in _pair(batch, own))
             for group, total in zip(groups, totals, strict=True):
                 answers = forward(model, inputs, group)
                 for task, measure in measures.items():
@@ -126,6 +123,11 @@ def _arrays(tree: Any) -> bool:
     return bool(found)
 
 
+def placed(part: Any, device: torch.device) -> Any:
+    """Inputs or targets on the device, arrays of NumPy as tensors."""
+    return map_tensors(lambda tensor: tensor.to(device), part, lambda leaf: _from_array(leaf, device))
+
+
 def _from_array(leaf: Any, device: torch.device) -> Any:
     """An array of numbers as a tensor; other leaves as they are."""
     numbers = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
@@ -171,7 +173,7 @@ class _Totals:
         self.sums[task] = self.sums[task] + sums if task in self.sums else sums
 
 
-def _usual_forward(model: nn.Module, rays: int) -> Forward:
+def forward_of(model: nn.Module, rays: int) -> Forward:
     """Ask an adapted model under `palora.at`, and a model without adapters as it is."""
     from palora.layers import at, ray_layers, split  # not needed with a `forward` of one's own
 
@@ -190,14 +192,15 @@ def _usual_forward(model: nn.Module, rays: int) -> Forward:
     return lambda model, inputs, rays: map_tensors(lambda part: part[None], model(inputs))
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is."""
     for tensor in (*model.parameters(), *model.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; afterwards each module is as it was, also where parts were frozen by hand."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()

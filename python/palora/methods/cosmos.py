@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +14,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from palora.errors import PaloraError
 from palora.layers import split
-from palora.methods.base import Method, option
+from palora.methods.base import Method, Options, option
 from palora.rays import schedules, simplex_grid
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class COSMOSOptions:
+class COSMOSOptions(Options):
     """The settings of PaLoRA's and PaMaL's baselines on digits and Census; COSMOS's own are 2 and p = 1.2."""
 
-    cosine: float = option(8.0, "Weight of the cosine similarity between losses and preference.")
-    p: float = option(1.0, "Concentration of the Dirichlet schedules.")
+    cosine: Annotated[float, Range(0, 1e6)] = option(
+        8.0, "Weight of the cosine similarity between losses and preference."
+    )
+    p: Annotated[float, Range(0, 1e6)] = option(1.0, "Concentration of the Dirichlet schedules.")
 
 
 class Conditioned(nn.Module):
@@ -63,6 +67,29 @@ class Conditioned(nn.Module):
         return tuple(self.model(rows))
 
 
+class AtRay(nn.Module):
+    """A :class:`Conditioned` model at one ray (T,): `forward(x)` gives the T outputs, each (n, …)."""
+
+    condition: Tensor
+
+    def __init__(self, conditioned: Conditioned, ray: Tensor) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(conditioned.model)
+        condition = ray.to(next(conditioned.parameters()))[None]
+        self.of_images = conditioned.maps is not None
+        if conditioned.maps is not None:
+            with torch.no_grad():
+                condition = conditioned.maps(condition[:, :, None, None])
+        self.register_buffer("condition", condition)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        rows = torch.zeros_like(x[:, :1, :1, :1] if self.of_images else x[:, :1])  # rows that follow x
+        condition = self.condition + rows
+        if self.of_images:
+            condition = F.interpolate(condition, size=x.shape[-2:])
+        return self.model(torch.cat([x, condition], dim=1))
+
+
 class COSMOS(Method):
     """Minimise λᵀL − ω cos(L, λ) at one random preference λ a step (their Eq. 8, with ω = `cosine`)."""
 
@@ -78,6 +105,10 @@ class COSMOS(Method):
 
     def adapt(self, model: nn.Module) -> nn.Module:
         return Conditioned(model, self.tasks)
+
+    def merged(self, model: nn.Module, ray: Tensor) -> nn.Module:
+        assert isinstance(model, Conditioned)
+        return AtRay(model, ray)
 
     def forward(self, model: nn.Module, inputs: Tensor, rays: Tensor) -> Sequence[Tensor]:
         return split(model(inputs, rays), len(rays))
