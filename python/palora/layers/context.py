@@ -111,6 +111,8 @@ class at:
         task = -1 if torch.compiler.is_compiling() else private.graph_task()
         slot = Slot(self.rays, self.mode, task)
         slot.index, slot.groups = self.rows, self.groups
+        if not torch.compiler.is_compiling():
+            slot.first_node_of_block = private.next_number()
         self.state.enter(slot, self)
 
     def __exit__(

@@ -135,7 +135,7 @@ class EnterExpansion:
         """A recomputation that begins before this point, with n rows, gets a slot of its own that expands them."""
         learned = None if slot.known is None else slot.known.learned(self.rules)
         growth = self.rules.growth(args, kwargs, learned)
-        if growth is None or growth.rows != slot.rows or slot.count == 1:
+        if growth is None or slot.rows not in (None, growth.rows) or slot.count == 1:
             return slot
         fresh = slot.like(private.graph_task())
         fresh.rows, fresh.opened = None, object()

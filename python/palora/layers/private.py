@@ -40,6 +40,12 @@ graph_task: Callable[[], int] = find("_current_graph_task_id")
 next_number: Callable[[], int] = find("_autograd._get_sequence_nr")
 """The number that the next node of autograd's graph will get in this thread."""
 
+
+def at_end_of_backward(function: Callable[[], Any]) -> None:
+    """Call ``function`` when the backward that runs here has ended."""
+    torch.autograd.Variable._execution_engine.queue_callback(function)  # type: ignore[attr-defined]
+
+
 _current_node: Callable[[], Any] = find("_current_autograd_node")
 
 
