@@ -53,6 +53,8 @@ def active_slot(module: RayLayer) -> Slot:
 
 def _shared_rows(slot: Slot, x: Tensor) -> Tensor | None:
     """The n rows that every ray sees, if ``x`` is the expanded batch as it was made; changed in place it is not."""
+    if slot.known is not None and slot.known.unseen:
+        return None
     for pair in slot.expanded:
         if x is pair.grown:
             if torch.compiler.is_compiling():  # no versions there: one ray's copy has changed as the others'

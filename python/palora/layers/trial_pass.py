@@ -32,9 +32,10 @@ _SIMPLE = (int, float, bool, str, bytes, type(None), complex, torch.dtype, torch
 class Known:
     """What a trial found: where each argument has its batch, by expansion point, and which layers ran."""
 
-    def __init__(self, axes: dict[int, dict[str, int | None]], names: set[str]) -> None:
+    def __init__(self, axes: dict[int, dict[str, int | None]], names: set[str], unseen: bool = False) -> None:
         self.axes = axes
         self.names = names
+        self.unseen = unseen  # whether the batch is changed behind autograd's back
 
     def learned(self, rules: Rules) -> dict[str, int | None]:
         return self.axes.get(id(rules), {})
@@ -65,10 +66,14 @@ class Trial:
         self.calls = 0
         self.seen: list[Seen] = []
         self.rows: list[int] = []  # batch sizes, alone
+        self.given: list[tuple[Tensor, Tensor]] = []  # the stacked batches, and what they were
+        self.unseen = False
         self.open: dict[tuple[int, str], list[int | None]] = {}  # arguments that can be read in several ways
         self.read: dict[int, dict[str, int | None]] = {}  # how they were
 
     def saw(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
+        if not self.unseen:
+            self.unseen = any(x is now and _unseen(now, old) for now, old in self.given)
         if module.row_layout is not None and slot.mode == "one" and slot.rows is not None:
             x = Layout(module.row_layout, slot.rows).batch_first(x, describe(module))
         self.seen.append(Seen(module.rays_name, describe(module), x, slot.index, self.watch.chosen(x)))
@@ -97,7 +102,11 @@ class Trial:
             if axis is None or self.role == "first":
                 return value.clone()
             other = other_samples(value, axis, growth.rows)
-            return other if self.role == "second" else torch.cat([value, other], dim=axis)
+            if self.role == "second":
+                return other
+            both = torch.cat([value, other], dim=axis)
+            self.given.append((both, both.clone()))
+            return both
 
         return rules.map(args, kwargs, changed)
 
@@ -126,6 +135,13 @@ def other_samples(value: Tensor, axis: int, n: int) -> Tensor:
     if n == 1 and value.dim() == 2 and axis == 0 and value.dtype != torch.bool:
         return value.roll(1, dims=1)
     return chosen
+
+
+def _unseen(x: Tensor, old: Tensor) -> bool:
+    """Whether values have changed and the version has not: through ``.data``, or NumPy's view of the memory."""
+    if not x.is_inference() and x._version > 0:
+        return False
+    return not (torch.equal(x.isnan(), old.isnan()) and torch.equal(x.nan_to_num(), old.nan_to_num()))
 
 
 def _read_behind(watch: Watch) -> Problem | None:
@@ -216,7 +232,7 @@ class Runner:
                 raise
             except Exception:
                 return None
-        result = Known(stacked.read, {seen.name for seen in stacked.seen})
+        result = Known(stacked.read, {seen.name for seen in stacked.seen}, stacked.unseen)
         n = next(iter(singles[0].rows), 0)
         watches = [one.watch for one in (stacked, *singles)]
         whole = failure is None
