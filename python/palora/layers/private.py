@@ -63,14 +63,16 @@ def in_reentrant_checkpoint() -> bool:
 
 _modes: Callable[[], int] = find("_len_torch_dispatch_stack")
 _mode: Callable[[int], Any] = find("_get_dispatch_stack_at")
-_transforms: Callable[[], bool] = find("_are_functorch_transforms_active")
+transformed: Callable[[], bool] = find("_are_functorch_transforms_active")
+"""Whether torch.func transforms what runs here: nothing is checkpointed inside, and tensors have no memory."""
+
 _tracing: Callable[[], Any] = find("_get_tracing_state")
 
 
 def watched(but: type) -> bool:
     """Whether something looks at every operation: a dispatch mode, but for one of the class ``but``, torch.func, a
     tracer, a CUDA graph's capture."""
-    if torch.compiler.is_compiling() or _transforms() or _tracing() is not None:
+    if torch.compiler.is_compiling() or transformed() or _tracing() is not None:
         return True
     if _modes() > 1 or (_modes() == 1 and not isinstance(_mode(0), but)):
         return True

@@ -51,7 +51,7 @@ def mixing_reason(module: nn.Module) -> str | None:
     if isinstance(module, nn.EmbeddingBag):
         return "its bags are not rows of a batch; use nn.Embedding and a sum"
     if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
-        return "it divides gradients by how often an index is in the batch, that of all rays; use scale_grad_by_freq=False"
+        return "it divides gradients by counts over the batch of all rays; use scale_grad_by_freq=False"
     if _softmax_over_batch(module):
         return f"it normalises over the batch dimension, across rays{_or_may(module)}"
     if isinstance(module, nn.Flatten) and module.start_dim == 0:

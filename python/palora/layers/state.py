@@ -249,11 +249,15 @@ class RayState:
         return slot
 
     def _close(self, slot: Slot, first_node: int) -> None:
+        if private.transformed():
+            return
         kept = slot.like(slot.graph_task)
         kept.rays, kept.rows, kept.thread = _without_graph(slot.rays), None, slot.thread
         self.blocks.close(Span(first_node, private.next_number(), kept, weakref.ref(slot.rays), []))
 
     def remember(self, first_node: int, last_node: int, slot: Slot) -> None:
+        if private.transformed():
+            return
         refs = [(weakref.ref(e.grown), weakref.ref(e.original), e.version) for e in slot.expanded]
         kept = slot.like(slot.graph_task)
         kept.rays = _without_graph(slot.rays)

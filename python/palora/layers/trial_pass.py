@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.layers.arguments import Growth, Rules
-from palora.layers.comparing import Problem, Seen, compare, compare_outputs
+from palora.layers.comparing import Problem, Seen, changed_unseen, compare, compare_outputs
 from palora.layers.layouts import Layout
 from palora.layers.ray_layer import RayLayer
 from palora.layers.refusals import UnsupportedModuleError
@@ -67,13 +67,12 @@ class Trial:
         self.seen: list[Seen] = []
         self.rows: list[int] = []  # batch sizes, alone
         self.given: list[tuple[Tensor, Tensor]] = []  # the stacked batches, and what they were
-        self.unseen = False
+        self.unseen = False  # see `Known`
         self.open: dict[tuple[int, str], list[int | None]] = {}  # arguments that can be read in several ways
         self.read: dict[int, dict[str, int | None]] = {}  # how they were
 
     def saw(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
-        if not self.unseen:
-            self.unseen = any(x is now and _unseen(now, old) for now, old in self.given)
+        self.unseen |= any(x is now and changed_unseen(now, old) for now, old in self.given)
         if module.row_layout is not None and slot.mode == "one" and slot.rows is not None:
             x = Layout(module.row_layout, slot.rows).batch_first(x, describe(module))
         self.seen.append(Seen(module.rays_name, describe(module), x, slot.index, self.watch.chosen(x)))
@@ -135,13 +134,6 @@ def other_samples(value: Tensor, axis: int, n: int) -> Tensor:
     if n == 1 and value.dim() == 2 and axis == 0 and value.dtype != torch.bool:
         return value.roll(1, dims=1)
     return chosen
-
-
-def _unseen(x: Tensor, old: Tensor) -> bool:
-    """Whether values have changed and the version has not: through ``.data``, or NumPy's view of the memory."""
-    if not x.is_inference() and x._version > 0:
-        return False
-    return not (torch.equal(x.isnan(), old.isnan()) and torch.equal(x.nan_to_num(), old.nan_to_num()))
 
 
 def _read_behind(watch: Watch) -> Problem | None:
