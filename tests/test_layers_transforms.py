@@ -1,4 +1,4 @@
-"""`torch.func` around blocks of `palora.at`: derivatives by inputs, parameters and rays, against loops and differences."""
+"""`torch.func` around blocks of `palora.at`: by inputs, parameters and rays, against loops and differences."""
 
 from __future__ import annotations
 

@@ -114,6 +114,8 @@ class at:
         if not torch.compiler.is_compiling():
             slot.first_node_of_block = private.next_number()
         self.state.enter(slot, self)
+        if slot.below is not None and not torch.compiler.is_compiling():
+            slot.used = slot.below.used  # layers that a pass around this block applies in it
 
     def __exit__(
         self,

@@ -71,6 +71,12 @@ def route(module: RayLayer, x: Tensor) -> Route:
         RowsError: the number of rows does not fit the batch and the number of rays.
     """
     slot = active_slot(module)
+    if x.is_nested or x.layout is not torch.strided:
+        kind = "a nested one" if x.is_nested else f"one of layout {x.layout}"
+        raise TypeError(
+            f"{describe(module)} takes dense tensors. Found {kind}; convert it, or leave the layer unadapted with "
+            f"exclude=[{module.rays_name or '*'!r}] of palora.adapt."
+        )
     if not torch.compiler.is_compiling():
         slot.used.add(module.rays_name)
     if slot.mode == "many":
