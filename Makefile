@@ -21,12 +21,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 # Threads that wait without spinning: the workers share the cores.
 TEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS)
-# A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again; what was stopped
-# before its first checkpoint begins anew.
+# A second `make demo` goes on with an interrupted run, or evaluates and draws a finished one again.
 DEMO := runs/demo
-demo_run = @test -e $(DEMO)/$(1)/checkpoints/last.pt || rm -rf $(DEMO)/$(1); \
-	$(BIN)/palora train multimnist-small --method $(1) --out $(DEMO)/$(1) \
-	$$(test -e $(DEMO)/$(1)/checkpoints/last.pt && echo --resume) $(ARGS)
+demo_run = @$(BIN)/palora train multimnist-small --method $(1) --out $(DEMO)/$(1) \
+	$$(test -e $(DEMO)/$(1)/config.json && echo --resume) $(ARGS)
 MAKE_VENV := $(PYTHON) .ci/make_venv.py --torch-index "$(PALORA_TORCH_INDEX)" --installer $(INSTALLER) \
 	--constraints $(CONSTRAINTS) $(VENV)
 

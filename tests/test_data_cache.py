@@ -80,4 +80,4 @@ def test_without_a_writable_folder_it_goes_on(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("PALORA_CACHE", str(tmp_path / "file"))
     assert cached("set", {"seed": 1}, Builder())["x"].shape == (10, 100)
-    assert "could not be written" in caplog.text
+    assert "cannot be written" in caplog.text

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from palora.errors import PaloraError
-from palora.evaluation import Front, files, knee, select, summary
+from palora.evaluation import Front, knee, select, summary
 from palora.rays import fixed_rays, simplex_grid
 
 
@@ -86,12 +86,12 @@ def test_damaged_files_say_so(tmp_path: Path, damage: str) -> None:
         content = damage
     path = tmp_path / "front.json"
     path.write_text(content)
-    with pytest.raises(PaloraError, match=r"front.json is damaged; evaluate again"):
+    with pytest.raises(PaloraError, match=r"front.json is damaged \(.*\): evaluate again\."):
         Front.load(path)
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
-    with pytest.raises(PaloraError, match="cannot be read: No such file"):
+    with pytest.raises(PaloraError, match=r"cannot be read \(No such file"):
         Front.load(tmp_path / "front.json")
     (tmp_path / "front.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PaloraError, match="is damaged"):
@@ -105,8 +105,8 @@ def test_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
     def crash(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(files.os, "replace", crash)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(PaloraError, match=r"front\.json cannot be written: disk full"):
         convex_front(note="new").save(path)
     monkeypatch.undo()
     assert Front.load(path).note == ""

@@ -11,13 +11,14 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from palora_kernels import files
+from palora_kernels.locking import locked
 from palora_kernels.native import build, build_cuda, trust
 
 DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
@@ -158,16 +159,6 @@ def cache_folder() -> Path:
     return Path(cache).expanduser() / "torch_extensions" / "palora"
 
 
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """One builder at a time over all processes; the lock of a process that dies is released with it."""
-    import fcntl  # POSIX has it; on Windows nothing is built, and importing this file must not fail
-
-    with open(folder.parent / f"{folder.name}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _build(extension: Extension, library: Path) -> None:
     distrusted = extension.remark()
     if distrusted is not None:
@@ -176,7 +167,7 @@ def _build(extension: Extension, library: Path) -> None:
             library = Path(tempfile.mkdtemp(prefix="palora-")) / "native" / library.name  # for this process alone
     folder = library.parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one(folder):
+    with locked(folder.parent / f"{folder.name}.lock", wait=True):  # one builder at a time over all processes
         if library.is_file() and trust.obstacle(library) is None:  # another process was faster
             torch.ops.load_library(str(library))
             return
@@ -186,6 +177,6 @@ def _build(extension: Extension, library: Path) -> None:
         work.mkdir(mode=0o700)
         built = extension.build_into(work)
         trust.record(built)
-        os.replace(built.with_suffix(".sha256"), library.with_suffix(".sha256"))
-        os.replace(built, library)
+        files.put(built.with_suffix(".sha256"), library.with_suffix(".sha256"))
+        files.put(built, library)
         torch.ops.load_library(str(library))

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
+
+from palora_kernels.reading import read_json
+from palora_kernels.typed import Range, conform
 
 FOLDER = Path(__file__).parents[1] / "measured"
 
@@ -22,7 +24,15 @@ class Gpu:
 
     name: str
     family: str
-    processors: int
+    processors: Annotated[int, Range(1, 100_000)]
+
+
+class _About(TypedDict):
+    gpu: Gpu
+
+
+class _Table(TypedDict):
+    about: _About
 
 
 def slug(name: str) -> str:
@@ -51,11 +61,11 @@ def tables(folder: Path = FOLDER) -> dict[Gpu, Path]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            found[Gpu(**json.loads(path.read_text())["about"]["gpu"])] = path
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found[conform("", read_json(path), _Table)["about"]["gpu"]] = path
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{path} should say on which device it was measured: about, gpu: name, family, processors. "
-                f"Found: {error!r}."
+                f"Found: {error}"
             ) from error
     return found
 

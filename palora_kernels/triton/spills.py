@@ -2,8 +2,8 @@
 
 Whether a tile's registers suffice is up to ptxas, and it changes its mind for a handful of them from one target to the
 next and from one release of Triton to another, so they are listed by release as they were found. A release whose gate
-did not run over all kernels and targets, newer or older, is taken to spill whatever any of them spilled. `python -m palora_kernels.triton.aot` finds
-them: its gate fails for a tile that is chosen unasked and spills.
+did not run over all kernels and targets, newer or older, is taken to spill whatever any of them spilled. `python -m
+palora_kernels.triton.aot` finds them: its gate fails for a tile that is chosen unasked and spills.
 """
 
 from __future__ import annotations

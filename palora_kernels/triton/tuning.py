@@ -14,11 +14,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import torch
 
+from palora_kernels import files as disk
+from palora_kernels.reading import read_json
 from palora_kernels.triton import shipped
+from palora_kernels.typed import Range, conform, shown
+
+Size = Annotated[int, Range(16, 65_536)]
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,12 @@ class Tile:
     ``splits``: programs that share the reduction, where that is measured too; 0 leaves it to the arithmetic.
     """
 
-    rows: int
-    columns: int
-    depth: int
-    num_warps: int
-    num_stages: int
-    splits: int = 0
+    rows: Size
+    columns: Size
+    depth: Size
+    num_warps: Annotated[int, Range(1, 64)]
+    num_stages: Annotated[int, Range(1, 64)]
+    splits: Annotated[int, Range(0, 65_536)] = 0
 
 
 @dataclass(frozen=True)
@@ -118,28 +123,35 @@ def forget() -> None:
 @functools.cache
 def read(path: Path) -> Tuning:
     """The file's entries, none if there is no file. Raises ValueError for a file that is damaged."""
-    if not path.is_file():
+    if not path.exists():
         return Tuning()
     try:
-        content = json.loads(path.read_text())
-        tiles = {str(name): _tile(entry) for name, entry in content["tiles"].items()}
-        plans = {str(name): _plan(name, algorithm) for name, algorithm in content["plans"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else error
+        content = conform("", read_json(path), _File)
+        return checked(content["tiles"], content["plans"])
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} should hold what `palora bench --tune` measured. Found: {reason}. Delete it or measure again."
+            f"{path} should hold what `palora bench --tune` measured. Found: {error} Delete it or measure again."
         ) from error
-    return Tuning(tiles, plans)
 
 
-def _tile(entry: Any) -> Tile:
-    tile = Tile(**entry)
-    for name, value in asdict(tile).items():
-        least = {"num_warps": 1, "num_stages": 1, "splits": 0}.get(name, 16)
-        any_number = name in ("num_stages", "splits")
-        good = type(value) is int and value >= least and (any_number or value & (value - 1) == 0)
-        if not good:
-            raise ValueError(f"{name} {value!r} of a tile")
+class _File(TypedDict):
+    tiles: dict[str, dict[str, Any]]
+    plans: dict[str, str]
+
+
+def checked(tiles: Mapping[str, Any], plans: Mapping[str, Any]) -> Tuning:
+    """Entries of a file; ValueError for a tile or a plan that no kernel has."""
+    return Tuning(
+        {name: _tile(f"tiles.{name}", entry) for name, entry in tiles.items()},
+        {name: _plan(name, algorithm) for name, algorithm in plans.items()},
+    )
+
+
+def _tile(name: str, entry: Any) -> Tile:
+    tile: Tile = conform(name, entry, Tile)
+    for field_name, value in asdict(tile).items():
+        if field_name not in ("num_stages", "splits") and value & (value - 1):
+            raise ValueError(f"`{name}.{field_name}` should be a power of two. Found {value}.")
     return tile
 
 
@@ -148,7 +160,7 @@ def _plan(name: str, algorithm: Any) -> str:
 
     op = name.split()[1] if len(name.split()) > 1 else name
     if algorithm not in ALGORITHMS.get(op, ()):
-        raise ValueError(f"plan {algorithm!r} of {name!r}")
+        raise ValueError(f"`plans.{name[:200]}` should be an algorithm of '{op[:50]}'. Found {shown(algorithm)}.")
     return str(algorithm)
 
 
@@ -160,10 +172,7 @@ def write(path: Path, measured: Tuning, about: Mapping[str, Any]) -> None:
         "tiles": {name: asdict(tile) for name, tile in sorted({**before.tiles, **measured.tiles}.items())},
         "plans": dict(sorted({**before.plans, **measured.plans}.items())),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(beside, path)
+    disk.write(path, json.dumps(content, indent=1) + "\n")
     forget()
 
 

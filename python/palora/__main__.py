@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -15,8 +16,19 @@ def bear_any_encoding(stream: Any) -> None:
         stream.reconfigure(errors="replace")
 
 
+def open_closed() -> None:
+    """Lead nowhere what the process was started without (`palora … >&-`): its number would go to the next file that
+    is opened, and what is printed into that file."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
 def main() -> int:
     """Run the command line on the arguments of the process; returns the exit status."""
+    open_closed()
     bear_any_encoding(sys.stdout)
     try:
         from palora.cli import main as run

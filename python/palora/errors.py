@@ -8,3 +8,7 @@ class PaloraError(Exception):
 
     The command line prints the message alone and exits with status 1; in Python it is an ordinary exception.
     """
+
+
+class UnwritableError(PaloraError):
+    """A file or folder could not be written: the disk is full, permissions are missing, …"""

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from palora_kernels import files
 from palora_kernels.triton.aot import running, table
 from palora_kernels.triton.aot.gate import faults
 from palora_kernels.triton.aot.targets import TARGETS
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{len(findings)} compilations, {len(found)} with faults")
     if options.json is not None:
         rows = [{**f.to_dict(), "faults": found.get((f.variant, f.target), [])} for f in findings]
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        files.write(options.json, json.dumps(rows, indent=1) + "\n")
     return 1 if found else 0
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 
@@ -16,8 +16,17 @@ from palora.bench.memory import peak_bytes
 from palora.bench.plan import plans_of
 from palora.bench.timing import Times, measure
 from palora.errors import PaloraError
+from palora.files import write_file
+from palora.reading import read_record
+from palora_kernels.typed import AnyNumber
 
 FORMAT = 1
+
+
+class _File(TypedDict):
+    format: Literal[1]
+    header: dict[str, Any]
+    rows: list[Row]
 
 
 @dataclass
@@ -27,8 +36,8 @@ class Row:
     group: str
     name: str
     plan: str
-    error: float
-    tolerance: float
+    error: AnyNumber
+    tolerance: AnyNumber
     times: dict[str, Times] = field(default_factory=dict)
     peak_bytes: dict[str, int | None] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)  # on a GPU: of the measured bandwidth and matmul rate
@@ -80,20 +89,17 @@ HEADINGS = [
 
 def save(path: Path, header: dict[str, Any], rows: Iterable[Row]) -> None:
     content = {"format": FORMAT, "header": header, "rows": [asdict(row) for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Row]]:
     """Raises PaloraError for a missing or damaged file."""
-    try:
-        content = json.loads(path.read_text())
-        rows = []
-        for values in content["rows"]:
-            times = {name: Times(**t) for name, t in values.pop("times").items()}
-            rows.append(Row(**values, times=times))
-        return content["header"], rows
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PaloraError(f"{path} is not a file written by palora bench --json: {error}") from error
+    content = read_record(path, _File, "The table", "palora bench --json writes one", nan=True)
+    rows: list[Row] = content["rows"]
+    for row in rows:
+        if row.correct and not {"ours", "floor"} <= set(row.times):
+            raise PaloraError(f"The table {path} is damaged: {row.name} has no times of ours and the floor.")
+    return content["header"], rows
 
 
 def compare(old: Path, new: Path) -> list[list[str]]:

@@ -6,17 +6,22 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+
+from palora_kernels.typed import Range
+
+Seconds = Annotated[float, Range(1e-12, 1e9)]
 
 
 @dataclass(frozen=True)
 class Times:
     """Seconds of one column."""
 
-    minimum: float
-    median: float
-    rounds: int
+    minimum: Seconds
+    median: Seconds
+    rounds: Annotated[int, Range(1, 10**12)]
 
 
 def measure(columns: Mapping[str, Callable[[], object]], budget: float, least: int = 5) -> dict[str, Times]:

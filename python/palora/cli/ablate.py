@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palora.errors import PaloraError
+from palora.cli.idle import refuse_idle_settings
+from palora.errors import PaloraError, UnwritableError
+from palora_kernels.typed import Range, conform, shown
 
 if TYPE_CHECKING:
     from palora.engine import RunConfig
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 RUN_SETTINGS: dict[str, Any] = {"lr": float, "batch": int, "epochs": int, "precision": str}
 """What can be varied beside the options of the method."""
@@ -44,12 +48,15 @@ def ablate(
     """
     from palora import methods, recipes
     from palora.cli.console import console, say
+    from palora.cli.pipes import outlive_reader
     from palora.cli.results import require_packages
     from palora.engine import Interrupted
     from palora.engine.ablate import plan, run_cell
     from palora.engine.progress import reporter
     from palora.engine.setup import pick_device
+    from palora.engine.sole_writer import sole_writer
 
+    outlive_reader()
     chosen = recipes.get(recipe)
     name = method or chosen.method
     grid = grid_of(setting or [], methods.get(name))
@@ -57,6 +64,7 @@ def ablate(
         raise PaloraError(f"--split should be validation or test. Found {split!r}.")
     fixed: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "limit": limit, "precision": precision}
     fixed = {key: value for key, value in fixed.items() if value is not None}
+    refuse_idle_settings(chosen, name, fixed)
     twice = sorted(set(fixed) & set(grid))
     if twice:
         raise PaloraError(f"`{twice[0]}` is varied by --set and fixed by --{twice[0]}: leave one out.")
@@ -72,18 +80,19 @@ def ablate(
     require_packages()
     show, runs = reporter(console()), []
     try:
-        for number, cell in enumerate(cells, start=1):
-            settings = describe(cell.settings)
-            show.note(f"run {number} of {len(cells)}: {settings}{', ' if settings else ''}seed {cell.seed}")
-            runs.append(run_cell(cell, split=split, show=show))
-            if "failed" in runs[-1]:
-                show.note(f"failed: {runs[-1]['failed']}")
-    except (Interrupted, KeyboardInterrupt) as stopped:
+        with sole_writer(folder):
+            for number, cell in enumerate(cells, start=1):
+                settings = describe(cell.settings)
+                show.note(f"run {number} of {len(cells)}: {settings}{', ' if settings else ''}seed {cell.seed}")
+                runs.append(run_cell(cell, split=split, show=show))
+                if "failed" in runs[-1]:
+                    show.note(f"failed: {runs[-1]['failed']}")
+            say()
+            report(runs, folder, {"recipe": recipe, "method": name, "split": split, "fixed": fixed})
+    except (Interrupted, UnwritableError, KeyboardInterrupt) as stopped:
         why = str(stopped) or "Stopped by Ctrl-C"
         print(f"palora: {why}. The same command goes on: {len(runs)} of {len(cells)} runs are done.", file=sys.stderr)
-        raise typer.Exit(130) from None
-    say()
-    report(runs, folder, {"recipe": recipe, "method": name, "split": split, "fixed": fixed})
+        raise typer.Exit(1 if isinstance(stopped, UnwritableError) else 130) from None
 
 
 def grid_of(words: list[str], method: Any) -> dict[str, list[Any]]:
@@ -100,17 +109,16 @@ def grid_of(words: list[str], method: Any) -> dict[str, list[Any]]:
 def seeds_of(text: str) -> list[int]:
     """ "0,1,2" → [0, 1, 2]."""
     try:
-        seeds = list(dict.fromkeys(int(word) for word in text.split(",")))
+        return list(dict.fromkeys(conform("seed", int(word), Seed) for word in text.split(",")))
     except ValueError:
-        raise PaloraError(f"--seeds should look like 0,1,2. Found {text!r}.") from None
-    return seeds
+        raise PaloraError(f"--seeds should look like 0,1,2, each below 2**32. Found {shown(text)}.") from None
 
 
 def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> None:
     """Print the table; write ablation.json, ablation.csv and the figure."""
     from palora.cli.console import say, table
     from palora.engine.ablate import MEASURES, best, by_setting, chosen_hypervolume
-    from palora.evaluation.files import write_atomically
+    from palora.files import write_file
     from palora.report.ablation import ablation_figure
 
     rows = by_setting(runs)
@@ -132,15 +140,15 @@ def report(runs: list[dict[str, Any]], folder: Path, about: dict[str, Any]) -> N
     judged = chosen_hypervolume(rows).replace("_", " of ")
     say(f"Mean ± deviation over seeds, on {about['split']} data; best by {judged}.")
     content = {**about, "best": None if winner is None else rows[winner]["settings"], "rows": rows, "runs": runs}
-    write_atomically(folder / "ablation.json", json.dumps(content, indent=1) + "\n")
-    write_atomically(folder / "ablation.csv", as_csv(rows, names))
-    files = [folder / "ablation.json", folder / "ablation.csv"]
+    write_file(folder / "ablation.json", json.dumps(content, indent=1) + "\n")
+    write_file(folder / "ablation.csv", as_csv(rows, names))
+    written = [folder / "ablation.json", folder / "ablation.csv"]
     if any("failed" not in run for run in runs):
-        files += [folder / f"ablation.{kind}" for kind in ("png", "pdf")]
-        for path in files[2:]:
+        written += [folder / f"ablation.{kind}" for kind in ("png", "pdf")]
+        for path in written[2:]:
             ablation_figure(runs, path)
-        files += draw_fronts(runs, folder)
-    say(f"written {', '.join(map(str, files))}")
+        written += draw_fronts(runs, folder)
+    say(f"written {', '.join(map(str, written))}")
 
 
 def draw_fronts(runs: list[dict[str, Any]], folder: Path) -> list[Path]:

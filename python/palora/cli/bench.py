@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palora.cli.idle import refuse_together
+from palora.errors import PaloraError
+from palora_kernels.typed import Range, conform
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,13 +21,19 @@ if TYPE_CHECKING:
     from palora.bench.table import Row
 
 PINS = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+ALONE = {
+    "compare": (),
+    "check": ("only", "figure", "json"),
+    "tune": ("only", "seconds", "device", "dtype"),
+}
+"""Options that make `palora bench` do something else → those that mean something there."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def bench(
     only: Annotated[str | None, typer.Option(metavar="TEXT", help="Only groups whose name has TEXT.")] = None,
-    seconds: Annotated[float, typer.Option(help="Seconds to spend on each row.")] = 3.0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    seconds: Annotated[float | None, typer.Option(help="Seconds to spend on each row (default: 3).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (the default), cpu, cuda, …")] = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(help=f"On a GPU: {', '.join(DTYPES)}; may be repeated. Default: float32 and bfloat16."),
@@ -53,7 +63,17 @@ def bench(
     from palora.bench import table
     from palora.bench.device import figure as picture
     from palora.cli.console import table as show
+    from palora.cli.pipes import outlive_reader
 
+    given: dict[str, Any] = {"only": only, "seconds": seconds, "device": device, "dtype": dtype, "tune": tune}
+    given |= {"check": check, "figure": figure, "json": json, "compare": compare}
+    for alone, beside in ALONE.items():
+        if given[alone]:
+            refuse_together(given, alone, beside)
+    seconds = 3.0 if seconds is None else conform("--seconds", seconds, Annotated[float, Range(0, 3600, above=True)])
+    device = device or "auto"
+    if json is not None or figure is not None or tune or check:  # there are files to write
+        outlive_reader()
     if compare is not None:
         head = ["", "ours: old / new", "floor: old / new", "ours, less the machine's change"]
         show(head, table.compare(*compare), right=range(1, 4))
@@ -118,12 +138,13 @@ def on_host(place: torch.device, only: str | None, seconds: float) -> tuple[dict
     from palora.engine.environment import describe
     from palora.engine.memory import keep_freed_memory
 
+    cases = [*ops.cases(place, torch.float32), *layers.cases(place), *models.cases(place)]
+    require_some(only, [group for group, _ in cases])
     keep_freed_memory()
     header = {**describe(), "pins": {name: os.environ.get(name) for name in PINS}, "device": str(place)}
     say(f"{header['processor']}, {header['threads']} threads, {_versions(header)}, {place}, float32")
     say("One process, columns interleaved; ratios are of minima and hold for an idle machine.")
     rows = []
-    cases = [*ops.cases(place, torch.float32), *layers.cases(place), *models.cases(place)]
     for group in dict.fromkeys(group for group, _ in cases):
         if only and only not in group:
             continue
@@ -132,6 +153,13 @@ def on_host(place: torch.device, only: str | None, seconds: float) -> tuple[dict
         show(table.HEADINGS, [table.cells(row) for row in found], right=range(2, len(table.HEADINGS)))
         rows += found
     return header, rows
+
+
+def require_some(only: str | None, groups: list[str]) -> None:
+    """PaloraError, before anything is measured, where no group has `only` in its name."""
+    if only and not any(only in group for group in groups):
+        names = "; ".join(dict.fromkeys(groups))
+        raise PaloraError(f"--only should be part of a group's name. Found {only!r}; groups: {names}.")
 
 
 def _versions(header: dict[str, Any]) -> str:
@@ -166,6 +194,7 @@ def on_device(
     header = _device_header(place)
     say(f"{', '.join(header['devices']) or header['processor']}, {_versions(header)}, triton {header['triton']}")
     say(f"tuning: {header['tuning'] or 'none; `palora bench --tune` measures tiles and plans for this device'}")
+    require_some(only, [group for d in dtypes for group, _ in rows.all_rows(place, d, rows.compiled)])
     check_kernels(place, dtypes, coverage.examples(small))
     reached = rates.measured(place, dtypes, clock, min(seconds, 1.0), *((2**16, 64) if small else ()))
     header["measured"] = {"bytes_per_second": reached.bandwidth, "flops_per_second": reached.products}
@@ -191,7 +220,6 @@ def check_kernels(place: torch.device, dtypes: list[torch.dtype], calls: list[An
     """Raises PaloraError if a plan is wrong, with the worst of them; says what was compared and what could not be."""
     from palora.bench.device import coverage, run
     from palora.cli.console import say
-    from palora.errors import PaloraError
 
     present, absent = run.backends(place)
     for name, reason in absent.items():
@@ -222,6 +250,7 @@ def tuned(place: torch.device, dtypes: list[torch.dtype], clock: Clock, only: st
         raise ValueError("PALORA_TUNING should name a file, or not be set, where tiles are measured. Found 'off'.")
     header = _device_header(place)
     about = {name: header[name] for name in ("devices", "torch", "triton", "cuda")}
+    require_some(only, [op for dtype in dtypes for op, _ in tune.problems(place, dtype)])
     time = tune.timer(clock, min(seconds, 0.1))
     for dtype in dtypes:
         jobs = [(op, make) for op, make in tune.problems(place, dtype) if not only or only in op]

@@ -29,8 +29,10 @@ def list_data(data: Where = None) -> None:
 def prepare(name: Annotated[str, typer.Argument(help="A name of `palora data list`.")], data: Where = None) -> None:
     """Download and build what NAME needs, unless it is there."""
     from palora.cli.console import say
+    from palora.cli.pipes import outlive_reader
     from palora.data import prepare as prepare_data
 
+    outlive_reader()
     place = prepare_data(name, data, Steps())
     say(f"{name} is ready: {place}")
 

@@ -23,6 +23,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate the run RUN on a grid of rays: front.json, front.png, front.pdf, and the numbers."""
+    from palora.cli.pipes import outlive_reader
     from palora.cli.results import finish
 
+    outlive_reader()
     finish(run, control or [], pseudo, split=split, checkpoint=checkpoint, data=data, device=device)

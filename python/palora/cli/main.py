@@ -13,6 +13,7 @@ import typer
 
 import palora
 from palora.cli import ablate, bench, data, doctor, evaluate, recipes, toy, train
+from palora.cli.pipes import READER_LEFT, ReaderLeft, guarded
 from palora.errors import PaloraError
 
 INTERRUPTED = 130
@@ -22,17 +23,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``palora`` with `arguments` (default: those of the process); returns the exit status.
 
     0: done; 1: it failed, the reason is on stderr; 2: the command line was wrong; 130: stopped by Ctrl-C or
-    SIGTERM.
+    SIGTERM; 141: whoever read the output has left. What writes files goes on without a reader.
     """
+    try:
+        with guarded():
+            return run(arguments)
+    except ReaderLeft:
+        return READER_LEFT
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """`main`, its output guarded."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words in ([], ["data"]):
         words.append("--help")
     try:
         status = build(words)(args=words, prog_name="palora", standalone_mode=False)
         return status if isinstance(status, int) else 0
-    except BrokenPipeError:  # `palora recipes | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if debugging(words):
             traceback.print_exc()
@@ -95,4 +102,4 @@ def sentence(error: Any) -> str:
         text = "The device ran out of memory: lower --batch, or take the rays in groups with --ray-chunk 1."
     else:
         text = f"unexpected {type(error).__name__}: {error} (palora --debug … shows where)"
-    return " ".join(text.split()) or f"{type(error).__name__} (palora --debug … shows where)"
+    return " ".join(text[:4000].split()) or f"{type(error).__name__} (palora --debug … shows where)"

@@ -27,20 +27,27 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
 
     `pseudo`: at preferences outside the simplex too.
     """
-    from palora.engine import controls_beside, evaluate
+    from palora.engine import RunConfig, controls_beside, evaluate
+    from palora.engine.pseudo import add_pseudo, require_adapters
+    from palora.engine.sole_writer import sole_writer
 
     require_packages()
-    points = {control_name(run): read_front(run) for run in controls} or controls_beside(folder)
-    result = evaluate(folder, **how)
-    pictures = draw(result, points)
+    config = RunConfig.read(folder / "config.json")  # what is no run folder is not made one
+    if pseudo:
+        require_adapters(config)
+    points = {control_name(run): read_front(run) for run in controls}
+    neighbours = {} if points else controls_beside(folder, left_out)
+    with sole_writer(folder):
+        result = evaluate(folder, **how)
+        points = fitting(points, neighbours, result.front)
+        pictures = draw(result, points)
+        beyond = add_pseudo(result)[1] if pseudo else None
     show_rays(result.front)
     say()
     show_summary(result)
-    if pseudo:
-        from palora.engine.pseudo import add_pseudo
-
+    if beyond is not None:
         say("\npseudo-preferences")
-        show_rays(add_pseudo(result)[1], mark=False)
+        show_rays(beyond, mark=False)
     for name, point in points.items():
         numbers = ", ".join(f"{column} {values[0]:.4f}" for column, values in columns(point).items())
         say(f"{'control ' + name:<20} {numbers}")
@@ -51,6 +58,29 @@ def finish(folder: Path, controls: Iterable[Path], pseudo: bool = False, **how: 
     say(f"{'run folder':<20} {folder}")
     say(f"{'numbers':<20} {result.run.front_file}")
     say(f"{'picture':<20} {', '.join(map(str, pictures))}")
+
+
+def left_out(why: str) -> None:
+    """Say on stderr that a run beside this one is not shown."""
+    print(f"palora: left out: {why}", file=sys.stderr)
+
+
+def fitting(controls: dict[str, Front], neighbours: dict[str, Front], front: Front) -> dict[str, Front]:
+    """The controls that can be drawn beside `front`; PaloraError for one that was named and cannot, a line on stderr
+    for a neighbour."""
+    fit = dict(controls)
+    for name, point in {**neighbours, **controls}.items():
+        absent = sorted(set(front.metrics) - set(point.metrics))
+        why = f"it has no {absent[0]}" if absent else None
+        if point.tasks != front.tasks:
+            why = f"its tasks are {', '.join(point.tasks)}, not {', '.join(front.tasks)}"
+        if why is None:
+            fit[name] = point
+        elif name in controls:
+            raise PaloraError(f"The control '{name}' cannot be shown: {why}.")
+        else:
+            left_out(f"The control '{name}' cannot be shown: {why}.")
+    return fit
 
 
 def draw(result: Evaluation, points: dict[str, Front]) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palora.errors import PaloraError
+from palora_kernels.typed import check_arguments
 
 if TYPE_CHECKING:
     from palora.toy import Descent
@@ -36,18 +37,27 @@ def toy(
     """
     from palora import methods
     from palora.cli.console import say, table
+    from palora.cli.pipes import outlive_reader
     from palora.cli.results import require_packages
     from palora.cli.settings import option_types, read_settings
-    from palora.evaluation.files import write_atomically
+    from palora.files import write_file
     from palora.report.trajectories import trajectory_figure
     from palora.toy import STARTS, descend, options_for, suited
 
+    outlive_reader()
     if starts is not None and not 1 <= starts <= len(STARTS):
         raise ValueError(f"`starts` should lie in 1 … {len(STARTS)}. Found {starts}.")
-    if steps < 1 or not lr > 0 or not scale > 0:
-        raise ValueError(f"`steps`, `lr` and `scale` should be positive. Found {steps}, {lr} and {scale}.")
+    check_arguments(descend, {"steps": steps, "lr": lr, "scale": scale, "seed": seed})
     given = {name: single(name, values) for name, values in read_settings(setting or [], option_types()).items()}
-    names = suited() if method and "all" in method else list(dict.fromkeys(method or ["palora"]))
+    if method and "all" in method and len(method) > 1:
+        raise PaloraError("--method all is every method: leave the other --method out.")
+    names = suited() if method == ["all"] else list(dict.fromkeys(method or ["palora"]))
+    for option in given:
+        if not any(option in options_for(name, given) for name in names):
+            raise PaloraError(f"--set {option} does nothing for {', '.join(names)}: leave it out.")
+    for name in names:  # before the first step of the first
+        options = options_for(name, given)
+        methods.refuse_idle(methods.get(name), methods.make_options(methods.get(name), options), given)
     require_packages()
     descents = []
     for name in names:
@@ -68,7 +78,7 @@ def toy(
     say("IGD+ to the whole front, and the gap of the worst point behind it: in units of the front's sides.")
     if "stl" in names:
         say("stl has a θ for each task: its points may lie beyond what one θ can reach.")
-    write_atomically(out / "toy.json", json.dumps(numbers, indent=1) + "\n")
+    write_file(out / "toy.json", json.dumps(numbers, indent=1) + "\n")
     pictures = [out / f"toy.{kind}" for kind in ("png", "pdf")]
     for path in pictures:
         trajectory_figure(descents, path)

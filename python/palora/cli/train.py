@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import replace
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palora.cli.flags import Command, method_flags, with_flags
-from palora.errors import PaloraError
+from palora.cli.idle import refuse_idle_settings
+from palora.errors import PaloraError, UnwritableError
+from palora_kernels.reading import parse_json
 
 if TYPE_CHECKING:
     from palora.engine import RunConfig
@@ -68,11 +69,14 @@ def train(
     Ctrl-C leaves a run that --resume continues as if nothing had happened.
     """
     from palora.cli.console import console
+    from palora.cli.pipes import outlive_reader
     from palora.cli.results import finish, require_packages
     from palora.engine import Interrupted
     from palora.engine import train as run_training
     from palora.engine.progress import reporter
+    from palora.engine.sole_writer import sole_writer
 
+    outlive_reader()
     settings = {
         "method": method,
         "epochs": epochs,
@@ -85,7 +89,7 @@ def train(
         "expand": None if expand is None else str(expand),
         "pretrained": pretrained,
         "limit": limit,
-        "ray_chunk": int(ray_chunk) if ray_chunk and ray_chunk.isdigit() else ray_chunk,
+        "ray_chunk": int(ray_chunk) if ray_chunk and ray_chunk.isdecimal() and len(ray_chunk) < 20 else ray_chunk,
         "compile": compile or None,
         "graph": graph,
         "divisions": divisions,
@@ -94,7 +98,11 @@ def train(
     }
     given = {name: value for name, value in settings.items() if value is not None}
     given_options = {name: value for name, value in options.items() if value is not None}
-    given_data = {**named_values(data_option or []), **({} if offset is None else {"offset": offset})}
+    given_data = named_values(data_option or [])
+    if offset is not None:
+        if "offset" in given_data:
+            raise PaloraError("--offset and --data-option offset=… say the same thing: leave one out.")
+        given_data["offset"] = offset
     if resume:
         folder = out or default_folder(configure(recipe, given, given_options, given_data))
         config = configure_resumed(folder, recipe, given, given_options, given_data)
@@ -105,14 +113,15 @@ def train(
     try:
         show = reporter(console())
         show.note(f"{config.recipe}, {config.method}, seed {config.seed}, {config.device}; run folder {folder}")
-        run_training(config, folder, resume=resume, show=show)
-        finish(folder, control or [], data=config.data, device=config.device)
-    except (Interrupted, KeyboardInterrupt) as stopped:
+        with sole_writer(folder):
+            run_training(config, folder, resume=resume, show=show)
+            finish(folder, control or [], data=config.data, device=config.device)
+    except (Interrupted, UnwritableError, KeyboardInterrupt) as stopped:
         why = str(stopped) or "Stopped by Ctrl-C"
         begun = (folder / "config.json").exists()
-        go_on = f". Go on with: {resume_command(config, folder)}" if begun else " before training began."
-        print(f"palora: {why}{go_on}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        go_on = f"Go on with: {resume_command(config, folder)}" if begun else "The same command starts it anew."
+        print(f"palora: {why}. {go_on}", file=sys.stderr)
+        raise typer.Exit(1 if isinstance(stopped, UnwritableError) else 130) from None
 
 
 def named_values(words: list[str]) -> dict[str, Any]:
@@ -123,9 +132,12 @@ def named_values(words: list[str]) -> dict[str, Any]:
         if not (name and equals):
             raise PaloraError(f"--data-option should be NAME=VALUE. Found {word!r}.")
         try:
-            values[name] = json.loads(value)
+            found = parse_json(value, nan=True)
         except ValueError:
-            values[name] = value
+            found = value
+        if name in values:
+            raise PaloraError(f"--data-option {name} is given twice: leave one out.")
+        values[name] = found
     return values
 
 
@@ -135,6 +147,7 @@ def configure(recipe: str, given: dict[str, Any], options: dict[str, Any], data_
     from palora.engine.setup import pick_device
     from palora.recipes.expansion import expanding
 
+    refuse_idle_settings(recipes.get(recipe), given.get("method"), given)
     device = str(pick_device(given.get("device", "auto")))
     if "expand" in given:
         settings = {**given, "device": device, "run": Path(given["expand"])}
@@ -160,8 +173,9 @@ def configure_resumed(
     saved = RunConfig.read(file)
     if "device" in given:
         given = {**given, "device": str(pick_device(given["device"]))}
+    refuse_idle_settings(recipes.get(recipe), given.get("method", saved.method), given)
     chosen = methods.get(given.get("method", saved.method))
-    methods.make_options(chosen, options)
+    methods.refuse_idle(chosen, methods.make_options(chosen, {**saved.method_options, **options}), options)
     return replace(
         saved,
         recipe=recipe,

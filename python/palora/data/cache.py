@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from palora.data.folder import cache_root
+from palora.errors import UnwritableError
+from palora.files import replacing
 from palora.optional import need
+from palora_kernels.reading import require_file
 
 _FORMAT = 1
 _log = logging.getLogger("palora.data")
@@ -40,13 +40,13 @@ def cached(name: str, key: Key, build: Callable[[], dict[str, Tensor]]) -> dict[
     if path.exists():
         try:
             return _read(path)
-        except (SafetensorError, OSError, ValueError) as error:
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
             _log.warning("The cache file %s is damaged (%s): building it anew.", path, error)
     tensors = build()
     try:
         _write(path, tensors)
-    except (OSError, SafetensorError) as error:
-        _log.warning("The cache file %s could not be written (%s): going on without it.", path, error)
+    except UnwritableError as error:
+        _log.warning("The cache file %s: going on without it.", error)
     return tensors
 
 
@@ -62,6 +62,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
+    require_file(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         expected = (file.metadata() or {}).get("sha256")
@@ -71,16 +72,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write under another name, then rename: no reader ever sees half a file, and two writers do no harm."""
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata={"sha256": _digest(tensors)})
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with replacing(path) as new:
+        save_file(tensors, new, metadata={"sha256": _digest(tensors)})

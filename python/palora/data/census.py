@@ -76,7 +76,7 @@ def load(*, folder: Folder = None, seed: int = 0, masters: bool = True, progress
     if place is None:
         raise missing(folder, "census", "Census-Income (KDD)", f"{TRAIN}[.gz] or {TEST}[.gz]", _REMEDY)
     with advised(_REMEDY):
-        contents = {name: unpacked(_path(place, name)) for name in (TRAIN, TEST)}
+        contents = {name: unpacked(_path(place, name), 2 * _SHA256[name][1]) for name in (TRAIN, TEST)}
     key = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     changed = [name for name in key if key[name] != _SHA256[name][0]]
     if changed:

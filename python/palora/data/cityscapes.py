@@ -8,6 +8,7 @@ permutation; the official validation frames are the test split, as in the papers
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
@@ -17,6 +18,7 @@ from palora.data.entry import Entry, Folder
 from palora.data.npy_frames import Field, NpyFrames, classes, held_or_lazy, held_out, within
 from palora.data.places import missing, places
 from palora.data.types import Dataset, TaskSpec
+from palora_kernels.typed import Range, check_arguments
 
 FIELDS = (
     Field("image", 3, within(0, 1)),
@@ -39,7 +41,7 @@ def load(
     folder: Folder = None,
     seed: int = 0,
     augment: bool = True,
-    scale: int = 1,
+    scale: Annotated[int, Range(1, 64)] = 1,
     memory: bool | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -56,6 +58,7 @@ def load(
     Raises:
         PaloraError: frames are missing, damaged, or hold what they should not.
     """
+    scale = check_arguments(load, {"scale": scale})["scale"]
     place = locate(folder)
     if place is None:
         raise missing(folder, "cityscapes", "CityScapes", "train/image/0.npy and the others", _REMEDY)

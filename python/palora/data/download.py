@@ -10,7 +10,6 @@ import errno
 import gzip
 import hashlib
 import http.client
-import os
 import socket
 import ssl
 import time
@@ -25,11 +24,14 @@ from typing import IO
 from palora.data.folder import ensure_folder
 from palora.data.idx import GZIP_MAGIC
 from palora.errors import PaloraError
+from palora_kernels.files import put
+from palora_kernels.reading import NotAFileError, open_file
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (what, done, total or None): bytes of a download, pairs of a set being built."""
 
 _CHUNK = 1 << 18
+_BEYOND = 1 << 26  # what is longer than it should be by more than this is not read to its end
 _WORTH_ANOTHER_TRY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -107,7 +109,7 @@ def fetch(
     for url in urls:
         try:
             _from_mirror(job, url)
-            os.replace(job.part, target)
+            put(job.part, target)
             return target
         except (_Transient, _Refused, ContentError) as error:
             reached = reached or not isinstance(error, _Unreachable)
@@ -120,17 +122,19 @@ def check_content(path: Path, *, sha256: str, size: int | None = None, gzipped: 
     """Raise `ContentError` unless the file's content is what `sha256` and `size` say (see `fetch`)."""
     digest, length = hashlib.sha256(), 0
     try:
-        with gzip.open(path) if gzipped else open(path, "rb") as file:
+        with open_file(path) as raw, gzip.GzipFile(fileobj=raw) if gzipped else raw as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
                 length += len(chunk)
+                if size is not None and length > size + _BEYOND:
+                    raise ContentError(f"more than {size:,} bytes")
     except EOFError as error:
         here = path.stat().st_size
         raise TruncatedError(f"truncated ({here:,} bytes are here and the gzip stream has not ended)") from error
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ContentError(f"not a sound gzip file ({error})") from error
-    except OSError as error:
-        raise ContentError(f"unreadable ({error.strerror or error})") from error
+    except (OSError, NotAFileError) as error:
+        raise ContentError(f"unreadable ({getattr(error, 'strerror', None) or error})") from error
     if size is not None and length < size:
         raise TruncatedError(f"truncated ({length:,} of {size:,} bytes)")
     if digest.hexdigest() != sha256:
@@ -140,10 +144,10 @@ def check_content(path: Path, *, sha256: str, size: int | None = None, gzipped: 
 def sound(path: Path, *, sha256: str, size: int | None = None) -> bool:
     """Whether the content of `path`, unzipped if it is a gzip file, is what `sha256` and `size` say."""
     try:
-        with open(path, "rb") as opened:
+        with open_file(path) as opened:
             gzipped = opened.read(2) == GZIP_MAGIC
         check_content(path, sha256=sha256, size=size, gzipped=gzipped)
-    except (ContentError, OSError):
+    except (ContentError, OSError, NotAFileError):
         return False
     return True
 

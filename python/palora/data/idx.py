@@ -6,6 +6,7 @@ A big-endian header (two zero bytes, the type, the number of dimensions, their s
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -14,28 +15,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palora.errors import PaloraError
+from palora_kernels.reading import NotAFileError, read_bytes
 
 GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
 
 
-def unpacked(path: Path) -> bytes:
+def unpacked(path: Path, most: int = 2**28) -> bytes:
     """The bytes of a file, unzipped if it is a gzip file (told by its first bytes, whatever its name).
 
     Raises:
-        PaloraError: the file cannot be read, is cut short, or is damaged.
+        PaloraError: the file cannot be read, is cut short, is damaged, or has more than `most` bytes, unzipped.
     """
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data.startswith(GZIP_MAGIC) else data
+        data = read_bytes(path, most)
+        if not data.startswith(GZIP_MAGIC):
+            return data
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            content = file.read(most + 1)
+    except NotAFileError as error:
+        raise PaloraError(f"{path} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise PaloraError(f"{path} is another file under this name: {error}.") from error
     except EOFError as error:
         raise PaloraError(
-            f"{path} is cut short: the gzip stream ends before its end mark ({len(data):,} bytes are here)."
+            f"{path} is cut short: the gzip stream ends before its end mark ({path.stat().st_size:,} bytes are here)."
         ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
+    except (gzip.BadGzipFile, zlib.error, struct.error) as error:
         raise PaloraError(f"{path} is damaged: it does not unzip ({error}).") from error
     except OSError as error:
         raise PaloraError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if len(content) > most:
+        raise PaloraError(f"{path} is another file under this name: unzipped it has more than {most:,} bytes.")
+    return content
 
 
 def parse_idx(data: bytes, name: str | Path) -> NDArray[np.uint8]:

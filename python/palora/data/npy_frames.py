@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from palora.data.download import Progress
 from palora.data.lazy import Batch, Lazy, default_workers
 from palora.data.types import Split
 from palora.errors import PaloraError
+from palora_kernels.reading import require_file
 
 Check = Callable[[NDArray[np.float64]], "str | None"]
 """An array → what is wrong with it, or None."""
@@ -125,7 +127,11 @@ class NpyFrames:
         return columns[0], tuple(columns[1:])
 
     def _read(self, field: Field, number: int) -> Tensor:
-        values = torch.from_numpy(np.load(self._path(field, number)))
+        path = self._path(field, number)
+        try:
+            values = torch.from_numpy(_array(path))
+        except (OSError, ValueError, TypeError) as error:
+            raise PaloraError(f"{path} was changed while it was used ({error}). {self.remedy}") from error
         if field.channels == 0:
             return values[:: self.scale, :: self.scale].long()
         values = values.float().movedim(-1, 0).contiguous()
@@ -142,9 +148,8 @@ class NpyFrames:
 
     def _check(self, path: Path, field: Field, size: tuple[int, ...] | None) -> tuple[int, ...]:
         try:
-            with open(path, "rb") as file:  # np.load would take archives and pickles for arrays
-                values = np.lib.format.read_array(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            values = _array(path)
+        except (OSError, ValueError) as error:
             raise PaloraError(f"{path} is damaged or cut short ({error}). {self.remedy}") from error
         shape, dimensions = values.shape, 2 if field.channels == 0 else 3
         usable = values.dtype.kind in "fiu" and values.size > 0
@@ -159,6 +164,18 @@ class NpyFrames:
         if wrong:
             raise PaloraError(f"{path}: {wrong}. {self.remedy}")
         return tuple(shape[:2])
+
+
+def _array(path: Path) -> NDArray[Any]:
+    """The array in an npy file, and only that: np.load would take archives and pickles for arrays. The file is mapped
+    before it is copied, so that a header that promises more than there is costs nothing."""
+    require_file(path)
+    try:
+        return np.array(np.lib.format.open_memmap(path, mode="r"))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # the header is a Python expression, and fails in many ways
+        raise ValueError(f"its header cannot be understood: {type(error).__name__}") from error
 
 
 def shrink(values: Tensor, scale: int, average: bool) -> Tensor:

@@ -15,6 +15,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from palora.data.pictures import Pictures
 from palora.data.places import missing, places
 from palora.data.types import Dataset, TaskSpec
 from palora.errors import PaloraError
+from palora_kernels.typed import Range, check_arguments
 
 FIELDS = (
     Field("image", 3, within(0, 1)),
@@ -57,7 +59,7 @@ def load(
     folder: Folder = None,
     seed: int = 0,
     augment: bool = True,
-    scale: int = 1,
+    scale: Annotated[int, Range(1, 64)] = 1,
     normal_loss: str = "cosine",
     memory: bool | None = None,
     progress: Progress | None = None,
@@ -78,8 +80,7 @@ def load(
     """
     if normal_loss not in NORMAL_LOSSES:
         raise ValueError(f"`normal_loss` should be cosine or l1. Found {normal_loss!r}.")
-    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
-        raise ValueError(f"`scale` should be an integer >= 1. Found {scale!r}.")
+    scale = check_arguments(load, {"scale": scale})["scale"]
     tasks = (*TASKS[:2], TaskSpec("normals", NORMAL_LOSSES[normal_loss], "angles", 3))
     change = ScaleCropFlip(depth=1, normals=2) if augment else None
     place = locate(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,11 @@ from numpy.typing import NDArray
 
 from palora.errors import PaloraError
 from palora.optional import need
+from palora.reading import open_archive, read_member
+from palora_kernels.reading import read_bytes
+
+_MOST = 2**26  # bytes of a picture's file
+_MOST_PIXELS = 2**25
 
 
 def beside(name: str) -> bool:
@@ -33,8 +37,8 @@ class Pictures:
             self.stamps = {name: f"{about.st_size} {about.st_mtime_ns}" for name, about in found.items()}
             return
         try:
-            self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+            self._zip = open_archive(path, _MOST)
+        except (OSError, ValueError) as error:
             raise PaloraError(f"{path} is damaged or cut short ({error}). {remedy}") from error
         members = sorted(self._zip.infolist(), key=lambda member: member.filename)
         kept = [member for member in members if not member.is_dir() and not beside(member.filename)]
@@ -49,10 +53,10 @@ class Pictures:
     def bytes(self, name: str) -> bytes:
         """The content of a file; PaloraError if it is damaged (a zip file keeps checksums)."""
         try:
-            return self._zip.read(name) if self._zip else (self.path / name).read_bytes()
+            return read_member(self._zip, name, _MOST) if self._zip else read_bytes(self.path / name, _MOST)
         except KeyError:
             raise PaloraError(f"{self.path} has no file {name}. {self.remedy}") from None
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (OSError, ValueError) as error:
             raise PaloraError(f"{name} in {self.path} is damaged ({error}). {self.remedy}") from error
 
     def pixels(self, name: str, mode: str, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -61,12 +65,15 @@ class Pictures:
         PaloraError if it does not decode.
         """
         Image = need("PIL.Image", "Reading pictures")
+        content = self.bytes(name)
         try:
-            with Image.open(io.BytesIO(self.bytes(name))) as picture:
+            with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as picture:
+                if picture.width * picture.height > _MOST_PIXELS:
+                    raise ValueError(f"{picture.width} × {picture.height} pixels are too many")
                 found = picture if picture.mode == mode else picture.convert(mode)
                 if size is not None and found.size != size:
                     found = found.resize(size, Image.Resampling.BILINEAR)
                 return np.array(found, dtype=np.uint8)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # the decoders raise many kinds on damaged pictures
             reason = "of no known format" if isinstance(error, Image.UnidentifiedImageError) else error
             raise PaloraError(f"{name} in {self.path} is not a sound picture ({reason}). {self.remedy}") from error

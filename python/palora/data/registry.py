@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from palora.data import (
     census,
@@ -24,6 +24,7 @@ from palora.data.folder import data_root, origin
 from palora.data.types import Dataset
 from palora.errors import PaloraError
 from palora.suggest import unknown
+from palora_kernels.typed import Range, check_arguments, conform
 
 _ARGUMENTS = ("folder", "seed")
 
@@ -70,7 +71,9 @@ def load(name: str, *, folder: Folder = None, seed: int = 0, **options: Any) -> 
     for option in options:
         if option not in known:
             raise PaloraError(unknown(f"option of {name}", option, known))
-    return entry.load(folder=folder, seed=seed, **options)
+    seed = conform("seed", seed, Annotated[int, Range(0, 2**63 - 1)])
+    shown = {name: value for name, value in options.items() if name != "progress"}
+    return entry.load(folder=folder, seed=seed, **{**options, **check_arguments(entry.load, shown)})
 
 
 def prepare(name: str, folder: Folder = None, progress: Progress | None = None) -> Path:

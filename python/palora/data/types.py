@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from palora.data.lazy import Batch, Lazy
+from palora_kernels.typed import Range, conform
 
 Augment = Callable[[Tensor, tuple[Tensor, ...], np.random.Generator], Batch]
 """(one input, its targets, a generator of its own) → the same, changed at random; shapes stay as they are."""
@@ -29,8 +31,7 @@ class TaskSpec:
             value = getattr(self, field)
             if not isinstance(value, str) or not value:
                 raise ValueError(f"`{field}` of a task should be a non-empty string. Found {value!r}.")
-        if not isinstance(self.outputs, int) or self.outputs < 1:
-            raise ValueError(f"`outputs` of task {self.name!r} should be an integer >= 1. Found {self.outputs!r}.")
+        conform(f"outputs of task {self.name}", self.outputs, Annotated[int, Range(1, 2**20)])
 
 
 @dataclass(frozen=True)

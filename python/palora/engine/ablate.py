@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from palora.engine.config import RunConfig
 from palora.engine.evaluate import evaluate
 from palora.engine.finite import Diverged
 from palora.engine.progress import Silent
 from palora.engine.run import RunFolder
+from palora.engine.sole_writer import sole_writer
 from palora.engine.trainer import train
+from palora.errors import PaloraError
+from palora.evaluation import Front
+from palora.reading import read_record
+from palora_kernels.typed import Range
 
 MEASURES = ("hypervolume_losses", "hypervolume_accuracies", "nondominated", "spearman")
 """What a run of an ablation is summed up in; the second is None without accuracies."""
@@ -61,14 +65,15 @@ def run_cell(cell: Cell, *, split: str = "validation", show: Silent | None = Non
     A run that diverges counts as done, with the reason in "failed". Raises PaloraError if the folder holds a run
     with other settings, and Interrupted, after which the same call goes on.
     """
-    found = finished(cell, split)
-    if found is None:
-        try:
-            begun = (cell.folder / "config.json").exists()
-            train(cell.config, cell.folder, resume=begun, show=show)
-        except Diverged as error:
-            return {"settings": cell.settings, "seed": cell.seed, "failed": str(error)}
-        found = evaluate(cell.folder, split=split, data=cell.config.data, device=cell.config.device).summary
+    with sole_writer(cell.folder):
+        found = finished(cell, split)
+        if found is None:
+            try:
+                begun = (cell.folder / "config.json").exists()
+                train(cell.config, cell.folder, resume=begun, show=show)
+            except Diverged as error:
+                return {"settings": cell.settings, "seed": cell.seed, "failed": str(error)}
+            found = evaluate(cell.folder, split=split, data=cell.config.data, device=cell.config.device).summary
     return {"settings": cell.settings, "seed": cell.seed, "folder": str(cell.folder), **measures(found)}
 
 
@@ -79,11 +84,40 @@ def finished(cell: Cell, split: str) -> dict[str, Any] | None:
         return None
     RunFolder.resumable(cell.folder, cell.config)  # another run than the one asked for is an error
     try:
-        summary: dict[str, Any] = json.loads(file.read_text())["summary"]
-    except (OSError, ValueError, KeyError):
-        return None
+        Front.load(file)
+        summary: dict[str, Any] = read_record(file, _Summarised, "The front")["summary"]
+    except PaloraError:
+        return None  # evaluated again
     epochs = cell.config.epochs
     return summary if (summary["split"], summary["epochs"]) == (split, f"{epochs} of {epochs}") else None
+
+
+class _Volumes(TypedDict):
+    losses: float
+    accuracies: float | None
+
+
+class _Counts(TypedDict):
+    count: Annotated[int, Range(0, 10**9)]
+
+
+class _Best(TypedDict):
+    value: float
+
+
+class Summary(TypedDict):
+    """What an ablation reads of the summary in a front.json."""
+
+    split: str
+    epochs: str
+    hypervolume: _Volumes
+    nondominated: _Counts
+    spearman: dict[str, float | None]
+    best_of_grid: dict[str, _Best]
+
+
+class _Summarised(TypedDict):
+    summary: Summary
 
 
 def measures(summary: dict[str, Any]) -> dict[str, Any]:

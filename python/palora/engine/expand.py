@@ -11,7 +11,7 @@ from palora import methods, models
 from palora.data.folder import data_root
 from palora.engine.config import RunConfig
 from palora.engine.run import RunFolder
-from palora.engine.state import load_checkpoint
+from palora.engine.state import load_checkpoint, load_weights
 from palora.errors import PaloraError
 
 
@@ -43,7 +43,8 @@ def weights_of(config: RunConfig, folder: Path, model: nn.Module) -> dict[str, t
     tasks = len(trained.heads)
     method = methods.build(source.method, tasks, source.method_options, source.seed)
     trained_as = method.adapt(trained)
-    trained_as.load_state_dict(load_checkpoint(RunFolder(folder).last)["model"])
+    last = RunFolder(folder).last
+    load_weights(trained_as, load_checkpoint(last)["model"], f"The checkpoint {last}")
     plain = method.plain(trained_as)
     if type(plain) is not type(model):
         raise PaloraError(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from palora.engine.evaluate import Evaluation
+from palora import methods
+from palora.engine.config import RunConfig
+from palora.engine.evaluate import Evaluation, write_front
 from palora.engine.setup import assemble
-from palora.engine.state import load_checkpoint
+from palora.engine.sole_writer import sole_writer
+from palora.engine.state import load_checkpoint, load_weights
 from palora.engine.validate import front_of
 from palora.errors import PaloraError
 from palora.evaluation import Front
-from palora.evaluation.files import write_atomically
 from palora.layers import adapted_layers
 
 
@@ -28,15 +30,22 @@ def pseudo_preferences(tasks: int) -> Tensor:
     return torch.cat([torch.zeros(1, tasks), one_for, -torch.ones(1, tasks)])
 
 
+def require_adapters(config: RunConfig) -> None:
+    """PaloraError for a method without adapters, before anything is evaluated."""
+    if "rank" not in {field.name for field in fields(methods.get(config.method).Options)}:
+        raise PaloraError(f"Pseudo-preferences are for adapters, and the method '{config.method}' has none.")
+
+
 def add_pseudo(result: Evaluation) -> tuple[Evaluation, Front]:
     """Evaluate a run at the pseudo-preferences too, on the split and checkpoint of `result`.
 
     They go into the summary of front.json under "pseudo", each with its ray, losses and metrics. Raises PaloraError
     for a model without adapters.
     """
-    snapshot = load_checkpoint(getattr(result.run, result.summary["checkpoint"]))
+    file = getattr(result.run, result.summary["checkpoint"])
+    snapshot = load_checkpoint(file)
     parts = assemble(result.config)
-    parts.model.load_state_dict(snapshot["model"])
+    load_weights(parts.model, snapshot["model"], f"The checkpoint {file}")
     if not adapted_layers(parts.model):
         raise PaloraError(f"Pseudo-preferences are for adapters, and the method '{parts.method.name}' has none.")
     split = getattr(parts.dataset, result.summary["split"])
@@ -44,7 +53,8 @@ def add_pseudo(result: Evaluation) -> tuple[Evaluation, Front]:
     front = front_of(parts, result.config, split, rays, snapshot["position"].get("sweep_chunk"))
     content = json.loads(result.run.front_file.read_text())
     content["summary"]["pseudo"] = rows(front)
-    write_atomically(result.run.front_file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    with sole_writer(result.run.path):
+        write_front(result.run, content)
     return replace(result, summary=content["summary"]), front
 
 

@@ -5,16 +5,56 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 from torch import Tensor
 
 from palora.engine.config import WHERE, RunConfig, differences
 from palora.engine.environment import describe
+from palora.engine.sole_writer import LOCK
 from palora.engine.state import Position
 from palora.errors import PaloraError
 from palora.evaluation import Front
-from palora.evaluation.files import write_atomically
+from palora.files import write_file, writing
+from palora.reading import read_record, read_records
+from palora_kernels.typed import AnyNumber, Range
+
+_Count = Annotated[int, Range(0, 10**15)]
+
+
+class StepRecord(TypedDict):
+    """The line of a step in metrics.jsonl."""
+
+    kind: Literal["step"]
+    epoch: _Count
+    step: _Count
+    tau: float
+    lr: float
+    rays: list[list[float]]
+    losses: list[list[float]]
+
+
+class ValidationRecord(TypedDict):
+    """What an epoch's line says of the validation; a metric that is undefined is nan."""
+
+    hypervolume: float
+    nondominated: _Count
+    rays: list[list[float]]
+    losses: list[list[float]]
+    metrics: dict[str, list[AnyNumber]]
+
+
+class _Epoch(TypedDict):
+    kind: Literal["epoch"]
+    epoch: _Count
+    step: _Count
+    losses: list[float]
+
+
+class EpochRecord(_Epoch, total=False):
+    """The line of an epoch, with its validation where there was one."""
+
+    validation: ValidationRecord
 
 
 class RunFolder:
@@ -33,22 +73,25 @@ class RunFolder:
     def vacant(cls, path: Path | str) -> RunFolder:
         """The folder of a new run; PaloraError if there is anything in it already."""
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise PaloraError(f"{run.path} is a file: choose another folder for the run with --out.")
-        if run.path.is_dir() and any(run.path.iterdir()):
+        if run.path.is_dir() and any(found.name != LOCK for found in run.path.iterdir()):
             other = "choose another folder with --out"
             remedy = f"go on with --resume, or {other}" if run.config_file.exists() else other
             raise PaloraError(f"The run folder {run.path} is not empty: {remedy}.")
         return run
 
     def create(self, config: RunConfig) -> None:
-        """Make the folder and write what the run is and where it runs."""
-        try:
-            self.last.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.environment_file, _json(describe()))
-            write_atomically(self.config_file, _json(config.to_dict()))
-        except OSError as error:
-            raise PaloraError(f"The run folder {self.path} cannot be written: {error}") from error
+        """Make the folder and write what the run is and where it runs.
+
+        config.json comes first: from then on the folder holds a run, which can be resumed.
+        """
+        write_file(self.config_file, _json(config.to_dict()))
+        write_file(self.environment_file, _json(describe()))
+        write_file(self.metrics_file, "")
+
+    def started(self) -> bool:
+        """Whether training began: without a checkpoint and a record of it, a run that is resumed starts anew."""
+        recorded = self.metrics_file.exists() and self.metrics_file.stat().st_size > 0
+        return recorded or self.last.exists() or self.best.exists()
 
     @classmethod
     def resumable(cls, path: Path | str, config: RunConfig) -> tuple[RunFolder, list[str]]:
@@ -70,12 +113,12 @@ class RunFolder:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl, all of them on disk on return."""
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             os.fsync(file.fileno())
             return file.tell()
 
@@ -87,7 +130,7 @@ class RunFolder:
                 f"{self.metrics_file} has {found} bytes, its checkpoint counts {size}: it was cut or "
                 "replaced, so the run cannot be resumed; start a new one with another --out."
             )
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.truncate(size)
 
 
@@ -116,16 +159,19 @@ def validation_record(front: Front, hypervolume: float) -> dict[str, Any]:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """The records of a run folder's metrics.jsonl, in order; a half-written last line is left out."""
-    lines = RunFolder(path).metrics_file.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """The records of a run folder's metrics.jsonl, in order; a half-written last line is left out. PaloraError if it
+    is missing or damaged."""
+    file = RunFolder(path).metrics_file
+    if not file.exists():
+        raise PaloraError(f"{path} has no metrics.jsonl: nothing was trained there.")
+    return read_records(file, StepRecord | EpochRecord, "The record")
 
 
 def _changed_environment(path: Path) -> list[str]:
     """What differs from when the run began and may cost the repetition bit for bit."""
     try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
+        before = read_record(path, dict[str, Any], "The environment")
+    except PaloraError:
         return ["environment.json cannot be read"]
     now = describe()
     return [

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from palora import data, methods, models
 from palora.data import Dataset
 from palora.engine.config import RunConfig
+from palora.engine.grids import check_against_tasks
 from palora.engine.memory import keep_freed_memory
 from palora.engine.rng import seed_everything
 from palora.errors import PaloraError
@@ -64,6 +65,7 @@ def assemble_on(config: RunConfig, dataset: Dataset, make_model: Callable[[], nn
     if device.type == "cpu":
         keep_freed_memory()
     method = methods.build(config.method, len(dataset.tasks), config.method_options, config.seed)
+    check_against_tasks(method, config)
     seed_everything(config.seed)
     model = make_model() if make_model else models.build(config.model, **config.model_options)
     model = method.adapt(model).to(device)

@@ -23,6 +23,7 @@ from palora.engine.pending import Pending, Taken
 from palora.engine.progress import Silent
 from palora.engine.run import RunFolder, step_record, validation_record
 from palora.engine.setup import Parts, assemble
+from palora.engine.sole_writer import sole_writer
 from palora.engine.state import TrainState, load_checkpoint, save_checkpoint, set_rate
 from palora.engine.validate import front_of, volume
 from palora.optional import need
@@ -42,34 +43,37 @@ def train(
     """Train what `config` describes in the run folder `folder`, or go on with it (`resume`), to the last
     epoch.
 
-    A resumed run repeats an uninterrupted one bit for bit on the same machine. `show` is told what happens
-    (see :mod:`palora.engine.progress`); `make_model` replaces the model that `config` names. Raises
-    PaloraError for an occupied folder, missing data, a damaged checkpoint, a loss that is not finite
-    (Diverged), a missing package, and after Ctrl-C or SIGTERM (Interrupted).
+    A resumed run repeats an uninterrupted one bit for bit on the same machine; one that ended before its first
+    checkpoint starts anew. `show` is told what happens (see :mod:`palora.engine.progress`); `make_model` replaces the
+    model that `config` names. Raises PaloraError for an occupied folder, one that another process writes or that
+    cannot be written (UnwritableError), missing data, a damaged checkpoint, a loss that is not finite (Diverged), a
+    missing package, and after Ctrl-C or SIGTERM (Interrupted).
     """
     need("moocore", "The validation of a run")  # said now, not after the first epoch
     show = show or Silent()
-    run, changes = RunFolder.resumable(folder, config) if resume else (RunFolder.vacant(folder), [])
-    if not resume and make_model is None:
-        make_model = partial(starting_model, config)
-    parts = assemble(config, make_model)
-    recorder = recorder_for(config, parts)
-    state = initial_state(parts, config)
-    if resume:
-        snapshot = load_checkpoint(run.last)
-        run.truncate_metrics(snapshot["metrics_size"])
-        state.restore(snapshot)
-    else:
-        run.create(config)
-        save_checkpoint(state, run.last, run.metrics_size())
-    show.note(parts.dataset.note)
-    for change in changes:
-        show.note(f"Resumed, but perhaps no longer bit for bit: {change}.")
-    with StopSignals() as stop:
-        try:
-            run_epochs(config, parts, state, run, stop, show, recorder)
-        finally:
-            show.stop()
+    with sole_writer(Path(folder)):
+        run, remarks = RunFolder.resumable(folder, config) if resume else (RunFolder.vacant(folder), [])
+        begun = resume and run.started()
+        if not begun and make_model is None:
+            make_model = partial(starting_model, config)
+        parts = assemble(config, make_model)
+        recorder = recorder_for(config, parts)
+        state = initial_state(parts, config)
+        if begun:
+            snapshot = load_checkpoint(run.last)
+            run.truncate_metrics(snapshot["metrics_size"])
+            state.restore(snapshot)
+        else:
+            run.create(config)
+            save_checkpoint(state, run.last, run.metrics_size())
+        show.note(parts.dataset.note)
+        for remark in remarks if begun else []:
+            show.note(f"Resumed, but perhaps no longer bit for bit: {remark}.")
+        with StopSignals() as stop:
+            try:
+                run_epochs(config, parts, state, run, stop, show, recorder)
+            finally:
+                show.stop()
     return run
 
 

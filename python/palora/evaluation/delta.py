@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from palora.evaluation.direction import larger_is_better
+from palora.rays.checks import number
 
 AGAIN = "(batch mean)"
 """Ends the name of a metric that is another one once more, averaged in another way."""
@@ -26,7 +28,8 @@ def delta_m(metrics: Mapping[str, float], single: Mapping[str, float]) -> float:
         metrics: name → value, of the model that is judged.
         single: name → value, each from the run that trained its task alone; every name of `metrics`.
 
-    Raises ValueError for no metrics, a name without its single-task value, or one that is 0.
+    Raises ValueError for no metrics, a name without its single-task value, one that is 0 or next to it, and for what is
+    no finite number.
     """
     if not metrics:
         raise ValueError("`metrics` should hold at least one metric. Found none.")
@@ -34,9 +37,11 @@ def delta_m(metrics: Mapping[str, float], single: Mapping[str, float]) -> float:
     if missing:
         raise ValueError(f"`single` should have a value for every metric. Missing: {', '.join(missing)}.")
     total = 0.0
-    for name, value in metrics.items():
-        if single[name] == 0:
-            raise ValueError(f"`single[{name!r}]` should not be 0: nothing is relative to it.")
-        change = (value - single[name]) / single[name]
+    for name in metrics:
+        value = number(f"metrics[{name!r}]", metrics[name], -math.inf, math.inf, "a finite number")
+        alone = number(f"single[{name!r}]", single[name], -math.inf, math.inf, "a finite number")
+        change = (value - alone) / alone if alone else math.inf
+        if not math.isfinite(change):
+            raise ValueError(f"`single[{name!r}]` should not be 0: nothing is relative to it. Found {alone!r}.")
         total += -change if larger_is_better(name) else change
     return 100 * total / len(metrics)

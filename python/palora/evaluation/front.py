@@ -7,19 +7,40 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
 
 from palora.errors import PaloraError
 from palora.evaluation.dominance import nondominated
-from palora.evaluation.files import write_atomically
 from palora.evaluation.hypervolume import hypervolume
 from palora.evaluation.monotonicity import monotonicity
+from palora.files import write_file
+from palora.reading import reading
+from palora_kernels.reading import parse_json, read_bytes
+from palora_kernels.typed import conform
 
 FORMAT = "palora front 1"
+_Number = float | Literal["nan", "inf", "-inf"]
+_Type = Literal["float32", "float64"]
+
+
+class _Types(TypedDict):
+    rays: _Type
+    losses: _Type
+
+
+class FrontFile(TypedDict):
+    """What `Front.to_json` writes. A number that JSON cannot say is a text."""
+
+    format: Literal["palora front 1"]
+    tasks: list[str]
+    note: str
+    dtype: _Types
+    rays: list[list[_Number]]
+    losses: list[list[_Number]]
+    metrics: dict[str, list[_Number]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,36 +123,29 @@ class Front:
     def from_json(cls, text: str) -> Front:
         """Raises PaloraError if `text` is not what `to_json` writes."""
         try:
-            content = json.loads(text)
-            if content["format"] != FORMAT:
-                raise ValueError(f"the format is {content['format']!r}, not {FORMAT!r}")
-            ray_type, loss_type = (_DTYPES[content["dtype"][key]] for key in ("rays", "losses"))
-            shape = (-1, len(content["tasks"]))
+            content = conform("", parse_json(text), FrontFile)
             return cls(
-                rays=_tensor(content["rays"], ray_type).reshape(shape),
-                losses=_tensor(content["losses"], loss_type).reshape(shape),
-                metrics={str(key): _tensor(value, loss_type) for key, value in content["metrics"].items()},
-                tasks=tuple(map(str, content["tasks"])),
-                note=str(content["note"]),
+                rays=_tensor("rays", content),
+                losses=_tensor("losses", content),
+                metrics={key: _tensor("losses", content, values) for key, values in content["metrics"].items()},
+                tasks=tuple(content["tasks"]),
+                note=content["note"],
             )
-        except KeyError as error:
-            raise PaloraError(f"This is not a front: {error} is missing.") from error
-        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise PaloraError(f"This is not a front: {error}.") from error
+        except (ValueError, RuntimeError) as error:  # RuntimeError: shapes that PyTorch cannot make
+            raise PaloraError(f"This is not a front: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json` to `path`; a reader finds the old file or the whole new one, never a part."""
-        write_atomically(Path(path), self.to_json() + "\n")
+        write_file(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Front:
         """Read what `save` wrote. Raises PaloraError if the file is missing or damaged."""
-        try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PaloraError(f"The front {os.fspath(path)} cannot be read: {error.strerror}.") from error
-        except (PaloraError, UnicodeDecodeError) as error:
-            raise PaloraError(f"The front {os.fspath(path)} is damaged; evaluate again. {error}") from error
+        with reading("The front", path, "evaluate again"):
+            try:
+                return cls.from_json(read_bytes(path).decode())
+            except PaloraError as error:
+                raise ValueError(str(error)) from error
 
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -156,8 +170,13 @@ def _numbers(tensor: Tensor) -> Any:
     return value if math.isfinite(value) else str(value)
 
 
-def _tensor(values: Any, dtype: torch.dtype) -> Tensor:
-    def convert(value: Any) -> Any:
-        return [convert(item) for item in value] if isinstance(value, list) else float(value)
-
-    return torch.tensor(convert(values), dtype=torch.float64).to(dtype)
+def _tensor(name: str, content: Any, values: Any = None) -> Tensor:
+    """The numbers under `name`, or `values`, in the type that the file says; ValueError for what it cannot hold."""
+    dtype = _DTYPES[content["dtype"][name]]
+    exact = content[name] if values is None else values
+    rows = [[float(v) for v in row] for row in exact] if values is None else [float(v) for v in exact]
+    wide = torch.tensor(rows, dtype=torch.float64)
+    found = wide.to(dtype)
+    if not torch.equal(found.isinf(), wide.isinf()):
+        raise ValueError(f"`{name}` should be numbers of {content['dtype'][name]}; some are beyond it")
+    return found.reshape(-1, len(content["tasks"])) if values is None else found

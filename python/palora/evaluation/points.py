@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from palora_kernels.typed import shown
+
 Array = npt.NDArray[np.float64]
 
 
@@ -17,8 +19,8 @@ def as_array(name: str, values: Any) -> Array:
         values = values.detach().to("cpu", torch.float64).numpy()
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"`{name}` should be numbers in a rectangular array. Found {values!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"`{name}` should be numbers in a rectangular array. Found {shown(values)}.") from None
     if not np.isfinite(array).all():
         where = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
         found = f"{array[where]} at index {list(where)}"

@@ -42,7 +42,13 @@ def summary(
     """
     if accuracies is None:
         accuracies = _accuracies(front)
-    reference = torch.as_tensor(loss_reference, dtype=torch.float64).expand(len(front.tasks))
+    reference = torch.as_tensor(loss_reference, dtype=torch.float64)
+    if reference.ndim > 1 or (reference.ndim == 1 and len(reference) != len(front.tasks)):
+        raise ValueError(
+            f"`loss_reference` should be one number, or one for each of the {len(front.tasks)} tasks. Found shape "
+            f"{tuple(reference.shape)}."
+        )
+    reference = reference.expand(len(front.tasks))
     columns = [front.metrics[name] for name in accuracies]
     return {
         "hypervolume": {

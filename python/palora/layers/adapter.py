@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import palora_kernels
 from palora.layers.ray_layer import RAY_ATTRIBUTES, RayLayer
+from palora_kernels.typed import shown
 
 MOST = 2**16  # tasks, and ranks: more is a mistake
 
@@ -23,7 +24,7 @@ def check_settings(tasks: int, rank: int, alpha: float) -> None:
         raise ValueError(f"`rank` should be an integer >= 1. Found {rank!r}.")
     for name, value in (("tasks", tasks), ("rank", rank)):
         if value > MOST:
-            raise ValueError(f"`{name}` should be at most {MOST:,}. Found {value:,}.")
+            raise ValueError(f"`{name}` should be at most {MOST:,}. Found {shown(value)}.")
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool) or not math.isfinite(alpha):
         raise ValueError(f"`alpha` should be a finite number. Found {alpha!r}.")
 

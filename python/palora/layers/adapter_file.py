@@ -13,6 +13,7 @@ from torch import Tensor
 from palora.errors import PaloraError
 from palora.layers.adapter import check_settings
 from palora.optional import need
+from palora_kernels.typed import shown
 
 FORMAT = "palora-adapters-1"
 PURPOSE = "A file of adapters"
@@ -42,7 +43,11 @@ def _opened(path: Path) -> Any:
     try:
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {error}.") from error
+        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {_brief(error)}.") from error
+
+
+def _brief(error: object) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def contents(path: Path) -> Contents:
@@ -60,7 +65,8 @@ def contents(path: Path) -> Contents:
         return _checked(metadata, shapes, dtypes)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise PaloraError(f"The adapter file {path} is damaged: its metadata cannot be understood ({what}).") from error
+        said = f"The adapter file {path} is damaged: its metadata cannot be understood ({_brief(what)})."
+        raise PaloraError(said) from error
 
 
 def _json(metadata: dict[str, str], key: str, fits: Callable[[Any], bool], default: str | None = None) -> Any:
@@ -109,7 +115,7 @@ def check_tensors(path: Path, found: Contents, adapters: dict[str, tuple[int, ..
     odd = sorted(set(expected) ^ set(found.shapes))
     if odd:
         what = "lacks" if odd[0] in expected else "holds an unexpected"
-        raise PaloraError(f"{path} does not fit `model`: the file {what} tensor {odd[0]!r}.")
+        raise PaloraError(f"{path} does not fit `model`: the file {what} tensor {shown(odd[0])}.")
     for name, shape in expected.items():
         if found.shapes[name] != shape:
             raise PaloraError(
@@ -129,7 +135,7 @@ def values(path: Path, found: Contents, base: dict[str, Tensor]) -> dict[str, Te
         with _opened(path) as file:
             read = {name: file.get_tensor(name) for name in found.shapes}
     except (safetensors.SafetensorError, OSError) as error:
-        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {error}.") from error
+        raise PaloraError(f"The adapter file {path} is corrupt or not a safetensors file: {_brief(error)}.") from error
     for name, tensor in read.items():
         target = base.get(name)
         if target is not None and not target.is_floating_point() and tensor.dtype != target.dtype:
@@ -148,5 +154,3 @@ def order_of_tasks(path: Path, tasks: list[str], names: tuple[str, ...] | None) 
     if set(names) != set(tasks):
         raise PaloraError(f"{path} does not fit `model`: the file's tasks are {tasks}, the model's {list(names)}.")
     return [tasks.index(name) for name in names]
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.errors import PaloraError
+from palora.files import replacing
 from palora.layers.adapter import Adapter, shallow_copy
 from palora.layers.adapter_file import FORMAT, PURPOSE, Contents, check_tensors, contents, order_of_tasks, values
 from palora.layers.adapting import adapt, swap
@@ -44,6 +44,7 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str], base: bool = F
     Raises:
         ValueError: ``model`` has no adapted layers, or adapters without values (meta device).
         UnsupportedModuleError: an adapter that a parametrisation or the like computes.
+        UnwritableError: the file cannot be written; what was there before is still there.
         MissingPackageError: safetensors is absent.
     """
     save_file = need("safetensors.torch", PURPOSE).save_file
@@ -80,15 +81,8 @@ def save_adapters(model: nn.Module, path: str | os.PathLike[str], base: bool = F
         "base": json.dumps(fingerprint(model)),
         "trained": json.dumps(list(trained) if base else []),
     }
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        save_file({**tensors, **trained} if base else tensors, temporary, metadata=metadata)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as new:
+        save_file({**tensors, **trained} if base else tensors, new, metadata=metadata)
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from palora.methods.base import Method, NoOptions
-from palora.methods.registry import METHODS, build, get, make_options, names
+from palora.methods.registry import METHODS, build, get, make_options, names, refuse_idle
 
-__all__ = ["METHODS", "Method", "NoOptions", "build", "get", "make_options", "names"]
+__all__ = ["METHODS", "Method", "NoOptions", "build", "get", "make_options", "names", "refuse_idle"]

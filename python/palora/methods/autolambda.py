@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from palora.methods.base import option
+from palora.methods.base import Options, option
 from palora.methods.gradients import Rows, TaskGradients, inner
 from palora.methods.point import SinglePoint
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class AutoLambdaOptions:
+class AutoLambdaOptions(Options):
     """The papers start at 0.1, with a meta learning rate of 1e-4."""
 
-    meta_lr: float = option(1e-4, "Learning rate of the task weights.")
-    meta_init: float = option(0.1, "Task weights at the start.")
-
-    def __post_init__(self) -> None:
-        if not self.meta_lr > 0:
-            raise ValueError(f"`meta_lr` should be positive. Found {self.meta_lr}.")
+    meta_lr: Annotated[float, Range(0, 1000, above=True)] = option(1e-4, "Learning rate of the task weights.")
+    meta_init: Annotated[float, Range(0, 1e6)] = option(0.1, "Task weights at the start.")
 
 
 class AutoLambda(SinglePoint):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.errors import PaloraError
-from palora.methods.base import Method, option
+from palora.methods.base import Method, Options, option
 from palora.methods.gradients import TaskGradients
 
 BALANCES = ("none", "gradient", "gradient-last", "loss")
@@ -21,7 +21,7 @@ STEPS = 25
 
 
 @dataclass(frozen=True)
-class BalancedOptions:
+class BalancedOptions(Options):
     """The flags of every method that can balance."""
 
     balance: str = option(
@@ -29,9 +29,12 @@ class BalancedOptions:
         "Balance tasks by: none, gradient (norms in all shared parameters, M·T backward passes), gradient-last "
         "(norms in the last shared layer, cheaper), or loss (running means).",
     )
-    as_released: bool = option(False, "As the authors' code does where it departs from their paper.")
+    as_released: bool = option(
+        False, "As the authors' code does where it departs from their paper.", only={"balance": ("loss",)}
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.balance not in BALANCES:
             raise ValueError(f"`balance` should be one of {', '.join(BALANCES)}. Found {self.balance!r}.")
 

@@ -16,21 +16,34 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from palora_kernels.typed import check_fields
+
 
 @dataclasses.dataclass(frozen=True)
-class NoOptions:
+class Options:
+    """What the options of every method derive from: a field is what its type says, a number within its Range."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions(Options):
     """The options of a method that has none."""
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a method's options: its default, and the help of the flag it becomes."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any, help: str, only: Mapping[str, Sequence[Any]] | None = None) -> Any:
+    """A field of a method's options: its default, and the help of the flag it becomes.
+
+    `only`: other option → its values under which this one does anything; elsewhere a user who gives it is told so.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "only": only or {}})
 
 
 class Method(ABC):

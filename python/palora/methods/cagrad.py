@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from palora.methods.aggregated import Aggregated
-from palora.methods.base import option
+from palora.methods.base import Options, option
 from palora.optional import need
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class CAGradOptions:
+class CAGradOptions(Options):
     """The papers use c = 0.4."""
 
-    c: float = option(0.4, "How far the update may be from the mean gradient, relative to its norm.")
+    c: Annotated[float, Range(0, 1)] = option(
+        0.4, "How far the update may be from the mean gradient, relative to its norm."
+    )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.c < 1:
+        super().__post_init__()
+        if self.c == 1:
             raise ValueError(f"`c` should lie in [0, 1). Found {self.c}.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from palora.errors import PaloraError
 from palora.layers import split
-from palora.methods.base import Method, option
+from palora.methods.base import Method, Options, option
 from palora.rays import schedules, simplex_grid
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class COSMOSOptions:
+class COSMOSOptions(Options):
     """The settings of PaLoRA's and PaMaL's baselines on digits and Census; COSMOS's own are 2 and p = 1.2."""
 
-    cosine: float = option(8.0, "Weight of the cosine similarity between losses and preference.")
-    p: float = option(1.0, "Concentration of the Dirichlet schedules.")
+    cosine: Annotated[float, Range(0, 1e6)] = option(
+        8.0, "Weight of the cosine similarity between losses and preference."
+    )
+    p: Annotated[float, Range(0, 1e6)] = option(1.0, "Concentration of the Dirichlet schedules.")
 
 
 class Conditioned(nn.Module):

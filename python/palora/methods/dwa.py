@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from palora.methods.base import option
+from palora.methods.base import Options, option
 from palora.methods.point import SinglePoint
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class DWAOptions:
+class DWAOptions(Options):
     """The papers average over 25 steps, with temperature 2."""
 
-    dwa_window: int = option(25, "Steps over which losses are averaged.")
-    dwa_temperature: float = option(2.0, "Larger: more equal weights.")
-
-    def __post_init__(self) -> None:
-        if self.dwa_window < 1:
-            raise ValueError(f"`dwa_window` should be an integer >= 1. Found {self.dwa_window}.")
-        if not self.dwa_temperature > 0:
-            raise ValueError(f"`dwa_temperature` should be positive. Found {self.dwa_temperature}.")
+    dwa_window: Annotated[int, Range(1, 1_000_000)] = option(25, "Steps over which losses are averaged.")
+    dwa_temperature: Annotated[float, Range(0, 1e6, above=True)] = option(2.0, "Larger: more equal weights.")
 
 
 class DynamicWeightAverage(SinglePoint):

@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from palora.methods.aggregated import Aggregated
-from palora.methods.base import option
+from palora.methods.base import Options, option
 from palora.optional import need
 
 NORMALISATIONS = ("none", "l2", "loss", "loss+")
 
 
 @dataclass(frozen=True)
-class MGDAOptions:
+class MGDAOptions(Options):
     """The papers' tables use the gradients as they are."""
 
     normalisation: str = option("none", f"Gradients divided by norm, loss or both: {', '.join(NORMALISATIONS)}.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.normalisation not in NORMALISATIONS:
             raise ValueError(
                 f"`normalisation` should be one of {', '.join(NORMALISATIONS)}. Found {self.normalisation!r}."

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from palora.methods.aggregated import Aggregated
-from palora.methods.base import option
+from palora.methods.base import Options, option
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class NashOptions:
+class NashOptions(Options):
     """The papers use 20 iterations and a norm of 1."""
 
-    niter: int = option(20, "Most iterations of the solver in a step.")
-    max_norm: float = option(1.0, "Largest norm of the shared gradient; 0: no limit.")
-
-    def __post_init__(self) -> None:
-        if self.niter < 1:
-            raise ValueError(f"`niter` should be an integer >= 1. Found {self.niter}.")
-        if self.max_norm < 0:
-            raise ValueError(f"`max_norm` should be >= 0. Found {self.max_norm}.")
+    niter: Annotated[int, Range(1, 10_000)] = option(20, "Most iterations of the solver in a step.")
+    max_norm: Annotated[float, Range(0, 1e9)] = option(1.0, "Largest norm of the shared gradient; 0: no limit.")
 
 
 class NashMTL(Aggregated):

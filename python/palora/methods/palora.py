@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from palora.layers import adapt, adapter_parameters, at, merge, split
 from palora.methods.balancing import Balanced, BalancedOptions
 from palora.methods.base import centre, option
 from palora.rays import schedules, simplex_grid
+from palora_kernels.typed import Range
 
 FAMILIES = ("lora", "dora")
 SCHEDULES = ("annealed", "fixed", "dirichlet", "annealed-dirichlet")
@@ -22,13 +23,23 @@ SCHEDULES = ("annealed", "fixed", "dirichlet", "annealed-dirichlet")
 class PaLoRAOptions(BalancedOptions):
     """The flags of PaLoRA; the defaults are those of the MultiMNIST recipe."""
 
-    rank: int = option(1, "Rank r of every adapter.")
-    alpha: float = option(1.0, "Scale: adapters are multiplied by alpha/rank.")
-    rays: int = option(5, "Rays (preferences) per step, M.")
+    rank: Annotated[int, Range(1, 65_536)] = option(1, "Rank r of every adapter.")
+    alpha: Annotated[float, Range(-1e6, 1e6)] = option(1.0, "Scale: adapters are multiplied by alpha/rank.")
+    rays: Annotated[int, Range(1, 1024)] = option(5, "Rays (preferences) per step, M.")
     schedule: str = option("annealed", f"Where the rays lie: {', '.join(SCHEDULES)}.")
-    temperature: float | None = option(None, "Annealing temperature Q (default 5; 1 for the fixed schedule).")
-    exponent: str = option("product", "Annealing exponent: product (Q·τ) or quotient (τ/Q).")
-    p: float = option(1.0, "Concentration of the Dirichlet schedules.")
+    temperature: Annotated[float, Range(0, 1e6, above=True)] | None = option(
+        None,
+        "Annealing temperature Q (default 5; 1 for the fixed schedule).",
+        only={"schedule": ("annealed", "fixed")},
+    )
+    exponent: str = option(
+        "product", "Annealing exponent: product (Q·τ) or quotient (τ/Q).", only={"schedule": ("annealed",)}
+    )
+    p: Annotated[float, Range(0, 1e6)] = option(
+        1.0,
+        "Concentration of the Dirichlet schedules.",
+        only={"schedule": ("dirichlet", "annealed-dirichlet")},
+    )
     form: str = option("loralib", "Adapters of convolutions: loralib or matricised.")
 
     family: str = option("lora", "Low-rank family: lora, or dora (magnitude and direction apart).")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +15,34 @@ from palora.methods.base import centre, option
 from palora.methods.members import member_weights, weighting
 from palora.methods.multiforward import multiforward
 from palora.rays import schedules, simplex_grid
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
 class PaMaLOptions(BalancedOptions):
     """The defaults are the paper's best setting on MultiMNIST."""
 
-    window: int = option(4, "Window W: forward passes (samples of the members' simplex) per step.")
-    regularisation: float = option(0.0, "Strength λ of the multi-forward regularisation; it needs a window > 1.")
-    p: float = option(1.0, "Concentration of the Dirichlet schedules.")
-    members: int | None = option(None, "Members m of the ensemble (default: one a task).")
+    window: Annotated[int, Range(1, 1024)] = option(
+        4, "Window W: forward passes (samples of the members' simplex) per step."
+    )
+    regularisation: Annotated[float, Range(0, 1e6)] = option(
+        0.0, "Strength λ of the multi-forward regularisation; it needs a window > 1."
+    )
+    p: Annotated[float, Range(0, 1e6)] = option(1.0, "Concentration of the Dirichlet schedules.")
+    members: Annotated[int, Range(2, 64)] | None = option(None, "Members m of the ensemble (default: one a task).")
     weighting: str | None = option(
         None, 'Weights of the tasks per member, as "1,0; 0.5,0.5; 0,1" (default: spread over the simplex).'
     )
-    member_lr: float | None = option(
+    member_lr: Annotated[float, Range(0, 1000, above=True)] | None = option(
         None, "Learning rate over the recipe's (default: m, as in the paper; 1 with --as-released)."
     )
+    as_released: bool = option(False, "As the authors' code does where it departs from their paper.")
     same_start: bool = option(False, "Members start alike, not from weights of their own.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window < 1:
-            raise ValueError(f"`window` should be an integer >= 1. Found {self.window}.")
-        if not self.regularisation >= 0:
-            raise ValueError(f"`regularisation` should be >= 0. Found {self.regularisation}.")
         if self.regularisation and self.window == 1:
             raise ValueError("`regularisation` compares the samples of a step: `window` should be > 1. Found 1.")
-        if self.member_lr is not None and not self.member_lr > 0:
-            raise ValueError(f"`member_lr` should be positive. Found {self.member_lr}.")
 
 
 class PaMaL(Balanced):

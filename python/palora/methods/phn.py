@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from palora.methods.base import Method, centre, option
+from palora.methods.base import Method, Options, centre, option
 from palora.methods.epo import epo_weights
 from palora.methods.gradients import TaskGradients
 from palora.methods.hypernet import HyperNetwork
 from palora.optional import need
 from palora.rays import schedules, simplex_grid
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class PHNOptions:
+class PHNOptions(Options):
     """Their defaults on digits; they train with ``--lr 1e-4 --epochs 150``, the later papers as the recipes say."""
 
-    hidden: int = option(100, "Width of the hypernetwork.")
-    p: float = option(0.2, "Concentration of the Dirichlet schedules.")
-
-    def __post_init__(self) -> None:
-        if self.hidden < 1:
-            raise ValueError(f"`hidden` should be an integer >= 1. Found {self.hidden}.")
+    hidden: Annotated[int, Range(1, 4096)] = option(100, "Width of the hypernetwork.")
+    p: Annotated[float, Range(0, 1e6)] = option(0.2, "Concentration of the Dirichlet schedules.")
 
 
 class PHNLinear(Method):

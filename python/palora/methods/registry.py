@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from palora.errors import PaloraError
@@ -64,6 +65,20 @@ def build(name: str, tasks: int, options: dict[str, Any] | None = None, seed: in
     """The method `name` for `tasks` tasks, with `options` over the defaults of its ``Options``."""
     method = get(name)
     return method(tasks, make_options(method, options or {}), seed)
+
+
+def refuse_idle(method: type[Method], options: Any, given: Iterable[str]) -> None:
+    """PaloraError if one of the options that a user has `given` does nothing beside the others in `options`."""
+    for field in dataclasses.fields(method.Options):
+        if field.name not in given or getattr(options, field.name) in (None, False):
+            continue
+        for other, values in field.metadata.get("only", {}).items():
+            found = getattr(options, other)
+            if found not in values:
+                raise PaloraError(
+                    f"`{field.name}` does nothing with {other} '{found}', only with {' and '.join(map(str, values))}: "
+                    "leave it out."
+                )
 
 
 def make_options(method: type[Method], values: dict[str, Any]) -> Any:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from palora.errors import PaloraError
-from palora.methods.base import option
+from palora.methods.base import Options, option
 from palora.methods.gradients import add_gradient
 from palora.methods.point import SinglePoint
+from palora_kernels.typed import Range
 
 
 @dataclass(frozen=True)
-class RotoGradOptions:
+class RotoGradOptions(Options):
     """The papers train the rotations at a tenth of the learning rate."""
 
-    rotation_lr: float = option(0.1, "Learning rate of the rotations, relative to the model's.")
-    rotation_size: int = option(512, "Most features that are rotated; those beyond pass as they are.")
-    burn_in: int = option(20, "Step whose gradient norms the later ones are compared with.")
+    rotation_lr: Annotated[float, Range(0, 1000, above=True)] = option(
+        0.1, "Learning rate of the rotations, relative to the model's."
+    )
+    rotation_size: Annotated[int, Range(1, 65_536)] = option(
+        512, "Most features that are rotated; those beyond pass as they are."
+    )
+    burn_in: Annotated[int, Range(0, 10**9)] = option(20, "Step whose gradient norms the later ones are compared with.")
 
 
 class Rotated(nn.Module):

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from palora_kernels.typed import shown
+
+WIDEST = 2**20  # rows or columns of a layer, and layers
+
 
 class MultiTaskModel(nn.Module):
     """Shared trunk and T task heads (hard parameter sharing).
@@ -44,14 +48,18 @@ class MultiTaskModel(nn.Module):
 
 
 def positive(name: str, value: int) -> int:
-    """Return `value` if it is an integer >= 1, else raise ValueError naming the argument."""
+    """Return `value` if it is an integer >= 1 and at most :data:`WIDEST`, else raise ValueError naming the argument."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` should be an integer >= 1. Found {value!r}.")
+        raise ValueError(f"`{name}` should be an integer >= 1. Found {shown(value)}.")
+    if value > WIDEST:
+        raise ValueError(f"`{name}` should be at most {WIDEST:,}. Found {shown(value)}.")
     return value
 
 
 def positives(name: str, values: Sequence[int]) -> tuple[int, ...]:
     """Return `values` as a tuple if it is a non-empty sequence of integers >= 1, else raise ValueError."""
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) == 0:
-        raise ValueError(f"`{name}` should be a non-empty sequence of integers >= 1. Found {values!r}.")
+        raise ValueError(f"`{name}` should be a non-empty sequence of integers >= 1. Found {shown(values)}.")
+    if len(values) > 1024:
+        raise ValueError(f"`{name}` should have at most 1,024 entries. Found {len(values):,}.")
     return tuple(positive(f"{name}[{i}]", value) for i, value in enumerate(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 
 from palora.errors import PaloraError
 from palora.models.base import MultiTaskModel, positives
+from palora.reading import open_archive
+from palora_kernels.reading import require_file
 
 _WIDTHS = (16, 32, 64)
 
@@ -43,6 +46,9 @@ class ResNet20(MultiTaskModel):
         own last layer (linear.*) is left out. Raises PaloraError if it is not that.
         """
         try:
+            require_file(path)
+            if zipfile.is_zipfile(path):
+                open_archive(Path(path), 2**32, stored=True).close()
             content = torch.load(Path(path), map_location="cpu", weights_only=True)
             state = content.get("state_dict", content)
             named = {name.removeprefix("module."): value for name, value in state.items()}

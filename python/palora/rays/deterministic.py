@@ -32,6 +32,8 @@ def anneal(rays: Tensor, exponent: float) -> Tensor:
 class _Deterministic(Schedule):
     """Smoothed base rays, an exponent for every τ, and the rotation of the rays that do not fit."""
 
+    most_tasks, most_rays = 64, 1024  # the search for spread rays takes T³ and M² steps
+
     def __init__(self, tasks: int, rays: int, temperature: float, epsilon: float) -> None:
         super().__init__(tasks, rays)
         self.temperature = number("temperature", temperature, math.ulp(0.0), math.inf, "a finite number > 0")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -19,9 +19,12 @@ class Schedule(ABC):
     run.
     """
 
+    most_tasks: ClassVar[int] = 1024
+    most_rays: ClassVar[int] = 65_536
+
     def __init__(self, tasks: int, rays: int) -> None:
-        self.tasks = whole("tasks", tasks, 2)
-        self.rays = whole("rays", rays, 1)
+        self.tasks = whole("tasks", tasks, 2, most=self.most_tasks)
+        self.rays = whole("rays", rays, 1, most=self.most_rays)
 
     def __call__(self, tau: float) -> Tensor:
         return self._sample(number("tau", tau, 0, 1, "a number from 0 to 1")).float()

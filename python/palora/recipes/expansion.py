@@ -30,6 +30,8 @@ def expanding(
     chosen = methods.get(method or "palora")
     if "freeze_base" not in {field.name for field in fields(chosen.Options)}:
         raise PaloraError(f"--expand trains adapters on a fixed model, which '{chosen.name}' has not: use palora.")
+    if "freeze_base" in (method_options or {}):
+        raise PaloraError("--freeze-base is what --expand does: leave it out.")
     source = RunConfig.read(run / "config.json")
     settings = {"epochs": recipe.expansion_epochs, "lr": final_lr(source), "lr_milestones": (), **overrides}
     return recipe.configure(

@@ -58,6 +58,7 @@ class Recipe:
         chosen = methods.get(method or self.method)
         recipes_options = self.method_options.get(chosen.name, {})
         options = methods.make_options(chosen, {**recipes_options, **(method_options or {})})
+        methods.refuse_idle(chosen, options, method_options or {})
         strange = set(dataset_options or {}) - set(self.dataset_options)
         if strange:
             known = ", ".join(self.dataset_options) or "none"

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from palora.evaluation import Front
+from palora.files import replacing
 from palora.report import plane, profiles, style, triangle
 from palora.report.columns import Runs, as_runs, loss_names, metric_names
 
@@ -84,6 +85,6 @@ def _checked(fronts: dict[str, list[Front]], points: dict[str, list[Front]]) -> 
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; without the date, so that the same picture is the same file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    figure.savefig(path, dpi=200, metadata=dates.get(path.suffix.lower()))
+    with replacing(path) as new:
+        figure.savefig(new, dpi=200, metadata=dates.get(path.suffix.lower()))

@@ -6,17 +6,19 @@ python -m palora.report.from_runs OUT palora=RUN,RUN pamal=RUN ls=RUN [--format 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from palora.engine import RunConfig
+from palora.bench.numbers import between
+from palora.engine import RunConfig, read_metrics
 from palora.engine.grids import grid_of
 from palora.engine.run import RunFolder
 from palora.engine.setup import assemble
-from palora.engine.state import load_checkpoint
+from palora.engine.state import load_checkpoint, load_weights
 from palora.errors import PaloraError
 from palora.evaluation import Front
 from palora.rays import simplex_grid
@@ -28,7 +30,13 @@ from palora.report.scenes import scene_figure
 from palora.report.solid import space_figure
 
 
-def draw_runs(runs: Mapping[str, Sequence[Path]], out: Path, kind: str = "png", scene: int | None = None) -> list[Path]:
+def draw_runs(
+    runs: Mapping[str, Sequence[Path]],
+    out: Path,
+    kind: str = "png",
+    scene: int | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> list[Path]:
     """Draw what fits: hypervolume and convergence curves, the front, for three tasks the front in space, for four
     and more parallel coordinates, and with `scene`, test picture number `scene` of dense tasks along the rays.
 
@@ -36,10 +44,12 @@ def draw_runs(runs: Mapping[str, Sequence[Path]], out: Path, kind: str = "png", 
         runs: method → evaluated run folders, one a seed. Runs with one ray are shown as points.
         out: folder, made if need be.
         kind: "png", "pdf" or "svg".
+        tell: what is told of each run that is left out because a file of it is missing or damaged; None: such a run is
+            an error.
 
-    Returns the files. PaloraError for a folder that is no evaluated run.
+    Returns the files. PaloraError for a folder that is no evaluated run, and where none is left.
     """
-    fronts = {name: [Front.load(RunFolder(run).front_file) for run in folders] for name, folders in runs.items()}
+    runs, fronts = _sound(runs, tell)
     curves = {name: several for name, several in fronts.items() if len(several[0]) > 1}
     points = {name: several for name, several in fronts.items() if len(several[0]) == 1}
     drawn: list[Path] = []
@@ -63,13 +73,36 @@ def draw_runs(runs: Mapping[str, Sequence[Path]], out: Path, kind: str = "png", 
     return drawn
 
 
+def _sound(
+    runs: Mapping[str, Sequence[Path]], tell: Callable[[str], None] | None
+) -> tuple[dict[str, list[Path]], dict[str, list[Front]]]:
+    """The runs whose files can be read, and their fronts."""
+    folders: dict[str, list[Path]] = {}
+    fronts: dict[str, list[Front]] = {}
+    for name, several in runs.items():
+        for run in several:
+            try:
+                front = Front.load(RunFolder(run).front_file)
+                read_metrics(run)
+            except PaloraError as error:
+                if tell is None:
+                    raise
+                tell(f"left out: {error}")
+                continue
+            folders.setdefault(name, []).append(run)
+            fronts.setdefault(name, []).append(front)
+    if not fronts:
+        raise PaloraError("None of the runs can be drawn: evaluate one first.")
+    return folders, fronts
+
+
 def run_scene(folder: Path, path: Where = None, sample: int = 0, data: str | None = None) -> None:
     """Test picture `sample` through a trained dense model at a few rays (see `palora.report.scenes`)."""
     run = RunFolder(folder)
     config = RunConfig.read(run.config_file)
     config = replace(config, data=data or config.data)
     parts = assemble(config)
-    parts.model.load_state_dict(load_checkpoint(run.last)["model"])
+    load_weights(parts.model, load_checkpoint(run.last)["model"], f"The checkpoint {run.last}")
     parts.model.eval()
     if not 0 <= sample < len(parts.dataset.test):
         raise PaloraError(f"`scene` should be a test picture in 0 … {len(parts.dataset.test) - 1}. Found {sample}.")
@@ -94,16 +127,20 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+", metavar="METHOD=RUN[,RUN…]")
     parser.add_argument("--format", default="png", choices=("png", "pdf", "svg"))
-    parser.add_argument("--scene", type=int)
+    parser.add_argument("--scene", type=between(0, 10**9, int))
     given = parser.parse_args()
     runs = {}
     for word in given.runs:
         name, _, folders = word.partition("=")
         runs[name] = [Path(folder) for folder in folders.split(",")]
+
+    def tell(text: str) -> None:
+        print(f"palora: {text}", file=sys.stderr)
+
     try:
-        for path in draw_runs(runs, given.out, given.format, given.scene):
+        for path in draw_runs(runs, given.out, given.format, given.scene, tell):
             print(path)
-    except PaloraError as error:
+    except (PaloraError, ValueError) as error:
         parser.exit(1, f"palora: {error}\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from palora.errors import PaloraError
 from palora.methods import Method
 from palora.optional import need
 from palora.toy.problem import Point, losses, pareto_front
+from palora_kernels.typed import Range, check_arguments
 
 UNSUITED = {
     "rotograd": "it rotates features, and θ has none",
@@ -85,11 +86,11 @@ def descend(
     start: tuple[float, float],
     *,
     options: dict[str, Any] | None = None,
-    scale: float = 1.0,
-    steps: int = 500,
-    lr: float = 0.1,
-    seed: int = 0,
-    measurements: int = 50,
+    scale: Annotated[float, Range(1e-6, 1e6)] = 1.0,
+    steps: Annotated[int, Range(1, 1_000_000)] = 500,
+    lr: Annotated[float, Range(0, 1000, above=True)] = 0.1,
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
+    measurements: Annotated[int, Range(1, 10_000)] = 50,
 ) -> Descent:
     """`steps` steps of Adam from `start`; the learning rate falls linearly to a hundredth over the last half.
 
@@ -97,6 +98,8 @@ def descend(
     second member of PaMaL begins at the next of STARTS; COSMOS and hypernetworks make θ themselves, from `seed`.
     Raises PaloraError for a method that cannot run here.
     """
+    numbers = {"scale": scale, "steps": steps, "lr": lr, "seed": seed, "measurements": measurements}
+    check_arguments(descend, numbers)
     if name in UNSUITED:
         raise PaloraError(f"The method '{name}' cannot run on this problem: {UNSUITED[name]}.")
     torch.manual_seed(seed)

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import palora_kernels
-from palora.bench.device import figure, items, measured, prepare, report, timing, values, workers
+from palora.bench.device import figure, items, measured, prepare, report, results, timing, values, workers
 from palora.bench.device.workers import Lost
+from palora.bench.numbers import between
 from palora.errors import PaloraError
+from palora.files import write_file
 
 PRECISIONS = ["bfloat16", "float32", "tf32", "float16"]
 TIMED = ["bfloat16", "float32", "tf32"]
@@ -38,9 +40,9 @@ class Results:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path = path
         self.content: dict[str, Any] = {"format": 1, "header": header, "values": {}, "times": {}}
-        if path.is_file():
-            before = json.loads(path.read_text())
-            if before.get("format") == 1 and before["header"]["code"] == header["code"]:
+        if path.exists():
+            before = results.load(path)
+            if before["header"]["code"] == header["code"]:
                 self.content = {**before, "header": header}
         self.saved = 0.0
 
@@ -55,10 +57,7 @@ class Results:
             self.save()
 
     def save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(beside, self.path)
+        write_file(self.path, json.dumps(self.content, indent=1) + "\n")
         self.saved = time.monotonic()
 
 
@@ -91,10 +90,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m palora.bench.device.check", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-check/results.json"), help="the file of results")
     parser.add_argument("--figure", type=Path, help="the picture of it (.png, .pdf or .svg); beside it if not named")
-    parser.add_argument("--seconds", type=float, default=440.0, help="stop after so many; run again to go on")
-    parser.add_argument("--values", type=float, default=0.4, help="the part of them that may go to values")
-    parser.add_argument("--row", type=float, default=0.08, help="seconds for each column of a row")
-    parser.add_argument("--processes", type=int, default=max(1, len(os.sched_getaffinity(0)) - 2))
+    parser.add_argument("--seconds", type=between(1, 1e6), default=440.0, help="stop after so many; run again to go on")
+    parser.add_argument("--values", type=between(0, 1), default=0.4, help="the part of them that may go to values")
+    parser.add_argument("--row", type=between(1e-6, 3600), default=0.08, help="seconds for each column of a row")
+    parser.add_argument("--processes", type=between(1, 1024, int), default=max(1, len(os.sched_getaffinity(0)) - 2))
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--backend", nargs="+", choices=["triton", "native"], default=["triton"])
     parser.add_argument("--stages", nargs="+", choices=["values", "times"], default=["values", "times"])
@@ -112,22 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     try:
         if options.show or options.write_measured:
-            content = _load(options.out)
+            content = results.load(options.out)
             if options.write_measured:
                 print(f"wrote {measured.write(content)}")
             return _told(content, options) if options.show else 0
         return 1 if _run(options, begin) else 0
-    except PaloraError as error:
+    except (PaloraError, ValueError) as error:
         print(f"palora: {error}", file=sys.stderr)
         return 1
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        return content
-    except (OSError, ValueError) as error:
-        raise PaloraError(f"--out should name a file that `make gpu-check` wrote. Found: {error}.") from error
 
 
 def _run(options: argparse.Namespace, begin: float) -> int:
@@ -136,20 +127,20 @@ def _run(options: argparse.Namespace, begin: float) -> int:
     ((_, about),) = workers.run(header, ["header"], 1, 120.0, begin + 120.0)
     if isinstance(about, Lost):
         raise PaloraError(about.reason)
-    results = Results(options.out, about)
+    found = Results(options.out, about)
     print(f"{', '.join(about['devices'])}: torch {about['torch']}, triton {about['triton']}, code {about['code']}")
     end = begin + options.seconds
     if "values" in options.stages:
         jobs = [j for j in values.jobs(options.precision, options.backend) if options.only in j.name]
-        _values(results, jobs, options.processes, begin + options.seconds * options.values)
+        _values(found, jobs, options.processes, begin + options.seconds * options.values)
     timed = [p for p in TIMED if p in options.precision]
     if "times" in options.stages and timed:
         for phase in items.phases(timed, options.row):
             chosen = [item for item in phase if item.kind in options.kinds and options.only in item.name]
-            if results.left("times", chosen) and time.monotonic() < end:
-                _times(results, chosen, options.processes, end, begin)
-    results.save()
-    wrong = _told(results.content, options)
+            if found.left("times", chosen) and time.monotonic() < end:
+                _times(found, chosen, options.processes, end, begin)
+    found.save()
+    wrong = _told(found.content, options)
     print(f"{time.monotonic() - begin:.0f} s; {options.out}")
     return wrong
 

@@ -12,6 +12,7 @@ from palora.bench.device.items import OPS
 from palora.bench.device.timing import OFF
 from palora.bench.table import Row
 from palora.errors import PaloraError
+from palora.files import replacing
 from palora.optional import need
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def ratio_figure(rows: Sequence[Row], path: Path, title: str) -> Figure:
         axes.set_title(title, loc="left")
         if shown:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        figure.savefig(path)
+        with replacing(path) as new:
+            figure.savefig(new)
     return figure
 
 
@@ -100,7 +102,8 @@ def check_figure(content: Mapping[str, Any], path: Path) -> Figure | None:
         header = content["header"]
         about = f"{', '.join(header['devices'])}, torch {header['torch']}, triton {header['triton']}"
         figure.suptitle(f"{about}: CUDA graphs, L2 flushed, medians", fontsize=9)
-        figure.savefig(path, dpi=150)
+        with replacing(path) as new:
+            figure.savefig(new, dpi=150)
     return figure
 
 

@@ -17,8 +17,9 @@ def tuned(content: Mapping[str, Any]) -> Tuning:
     plans: dict[str, str] = {}
     for result in content["times"].values():
         if "gain" in result:
-            tiles |= {name: Tile(**tile) for name, tile in result["tiles"].items()}
-            plans |= result["plans"]
+            found = tuning.checked(result["tiles"], result["plans"])
+            tiles |= found.tiles
+            plans |= found.plans
     return Tuning(tiles, plans)
 
 
