@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -128,6 +129,15 @@ class DropPath(nn.Module):
         return x * keep.div_(0.8)
 
 
+class OwnNumbers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = np.random.default_rng(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.from_numpy(self.numbers.random((len(x), 1))).to(x)
+
+
 STOCHASTIC: dict[str, Callable[[], nn.Module]] = {
     "dropout": lambda: nn.Dropout(0.4),
     "functional dropout": lambda: Net(lambda m, x: F.dropout(x, 0.4, m.training)),
@@ -138,6 +148,9 @@ STOCHASTIC: dict[str, Callable[[], nn.Module]] = {
     "uniform noise": lambda: Net(lambda m, x: x + torch.empty_like(x).uniform_(-1, 1)),
     "a reparametrised sample": lambda: Net(lambda m, x: torch.distributions.Normal(x, 1.0).rsample()),
     "a random number of Python's": lambda: Net(lambda m, x: x * (2.0 if random.random() < 0.5 else 1.0)),
+    "random numbers of Python's": lambda: Net(lambda m, x: x * x.new_tensor([[random.random()] for _ in x])),
+    "random numbers of NumPy's": lambda: Net(lambda m, x: x * torch.from_numpy(np.random.rand(len(x), 1)).to(x)),
+    "a generator of NumPy's": lambda: OwnNumbers(),
     "rrelu": lambda: nn.RReLU(),
     "a random integer a row": lambda: Net(lambda m, x: x + torch.randint(0, 5, (len(x), 1))),
 }
@@ -240,15 +253,29 @@ def test_inference_mode_shares_the_first_layer_and_sees_changes_in_place() -> No
 
 def test_layers_of_forms_that_no_trial_saw_take_only_the_batch() -> None:
     """A branch that no trial took: rows of the batch are its own, a multiple of them might be anything."""
+    way = {"steps": 0}  # where no trial looks
 
-    def call(m: Any, x: Tensor, steps: int) -> Tensor:
-        return m.a(x) if steps == 0 else m.b(x.flatten(0, 1)) if steps == 1 else m.b(x)
+    def call(m: Any, x: Tensor) -> Tensor:
+        return m.a(x) if way["steps"] == 0 else m.b(x.flatten(0, 1)) if way["steps"] == 1 else m.b(x)
 
     model = randomise_adapters(palora.adapt(Net(call, **linears(a=(5, 3), b=(5, 3))).double(), 2, 2))
     with palora.at(model, RAYS):
         with pytest.warns(palora.UnusedAdapterWarning, match="'b'"):
-            model(randn(4, 3, 5), 0)
+            model(randn(4, 3, 5))
+        way["steps"] = 2
         with pytest.warns(palora.UnusedAdapterWarning, match="'a'"):
-            model(randn(4, 3, 5), 2)
+            model(randn(4, 3, 5))
+        way["steps"] = 1
         with pytest.raises(palora.RowsError, match="'b' did not run when"):
-            model(randn(4, 3, 5), 1)
+            model(randn(4, 3, 5))
+
+
+@pytest.mark.parametrize("change", [lambda x: x.data.mul_(2), lambda x: x.mul_(2), lambda x: x.detach()[:, 0].zero_()])
+def test_a_batch_that_is_changed_in_place_is_not_shared(change: Callable[[Tensor], Any]) -> None:
+    """Also behind the back of its version, which in-place operations raise."""
+    model = _mlp()
+    model.register_forward_pre_hook(lambda m, args: (change(args[0]), None)[1])
+    x = randn(4, 5)
+    expected = torch.cat([palora.merge(model, ray)(x.clone()) for ray in RAYS])
+    with palora.at(model, RAYS):
+        torch.testing.assert_close(model(x.clone()), expected)

@@ -18,6 +18,7 @@ from palora._version import __version__
 _HOME = {
     "PaLoRAConv2d": "palora.layers",
     "PaLoRALinear": "palora.layers",
+    "ReducedOutputWarning": "palora.layers",
     "RowsError": "palora.layers",
     "UnsupportedModuleError": "palora.layers",
     "UnusedAdapterWarning": "palora.layers",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from palora.layers import (
         PaLoRAConv2d,
         PaLoRALinear,
+        ReducedOutputWarning,
         RowsError,
         UnsupportedModuleError,
         UnusedAdapterWarning,

@@ -26,6 +26,7 @@ from palora.engine.setup import Parts, assemble
 from palora.engine.sole_writer import sole_writer
 from palora.engine.state import TrainState, load_checkpoint, save_checkpoint, set_rate
 from palora.engine.validate import front_of, volume
+from palora.layers.wiring import states_of
 from palora.optional import need
 
 AHEAD = 64
@@ -196,7 +197,12 @@ def forward_pass(parts: Parts, config: RunConfig) -> Forward:
         expanded = [target.repeat(m, *(1,) * (target.dim() - 1)) for target in targets]
         return per_sample(rows, expanded).unflatten(0, (m, n)).mean(1)
 
-    return torch.compile(forward) if config.compile else forward
+    if not config.compile:
+        return forward
+    for state in states_of(parts.model):
+        if state is not None:
+            state.told_untried = True  # models of the registry are compared with a loop over rays by the tests
+    return torch.compile(forward)
 
 
 def losses_of(parts: Parts, forward: Forward, inputs: Tensor, targets: tuple[Tensor, ...]) -> Losses:

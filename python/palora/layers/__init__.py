@@ -4,9 +4,10 @@
 - ``ray_layer``: what depends on the ray; ``dora``, ``ensemble_layers``: other layers that do.
 - ``adapting``, ``ensembling``: the layer swaps; ``refusals``, ``fast_paths``: what cannot pass; ``wiring``: hooks.
 - ``state``, ``routing``, ``expansion``, ``arguments``, ``context``: where rays live, how a batch becomes M batches.
-- ``trial``, ``trial_pass``, ``replica``, ``watching``, ``comparing``: whose rows are whose, tried out before the first
-  stacked pass; ``check``, ``checking``, ``recording``: the same and more, when asked;
-  ``by_hand``, ``layouts``: where it has to be said. ``reads``: weights that are read behind an adapter's back.
+- ``trial``, ``forms``, ``trial_pass``, ``replica``, ``watching``, ``comparing``, ``outputs``, ``known``: whose rows are
+  whose, tried out before the first stacked pass; ``check``, ``checking``, ``recording``: the same and more, when asked;
+  ``splitting``: back to each ray's; ``by_hand``, ``layouts``: where it has to be said. ``reads``: weights that are read
+  behind an adapter's back.
 - ``merging`` (with ``baking``, ``ties``), ``storing`` (with ``base``): one preference as a plain model; adapters in a
   file. ``inside``: the model in its wrappers. ``summarising``: what was adapted.
 """
@@ -21,12 +22,13 @@ from palora.layers.conv import PaLoRAConv2d
 from palora.layers.dora import DoRAConv2d, DoRALinear
 from palora.layers.ensemble_layers import EnsembleConv2d, EnsembleLinear, EnsembleNorm
 from palora.layers.ensembling import ensemble
-from palora.layers.expansion import UnusedAdapterWarning, split
+from palora.layers.expansion import ReducedOutputWarning, UnusedAdapterWarning
 from palora.layers.linear import PaLoRALinear
 from palora.layers.merging import merge
 from palora.layers.norm import RayBatchNorm1d, RayBatchNorm2d, RayBatchNorm3d, RaySyncBatchNorm
 from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.routing import RowsError
+from palora.layers.splitting import split
 from palora.layers.storing import load_adapters, save_adapters
 from palora.layers.summarising import Summary, summary
 from palora.layers.wiring import adapted_layers, adapter_parameters, ray_layers
@@ -43,6 +45,7 @@ __all__ = [
     "RayBatchNorm2d",
     "RayBatchNorm3d",
     "RaySyncBatchNorm",
+    "ReducedOutputWarning",
     "Report",
     "RowsError",
     "Summary",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -30,7 +31,10 @@ class Rules:
         expand: pattern -> dimension of the batch. keep: patterns of what is no batch.
     """
 
+    _numbers = itertools.count()  # one for each: traced code has no id()
+
     def __init__(self, module: nn.Module, expand: Mapping[str, int], keep: list[str]) -> None:
+        self.number = next(Rules._numbers)
         self.expand, self.keep = dict(expand), list(keep)
         if isinstance(module, nn.RNNBase):
             self.expand = {"hx": 1, **self.expand}

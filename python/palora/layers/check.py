@@ -15,7 +15,7 @@ from palora.layers.context import _as_tensor
 from palora.layers.copies import Copies
 from palora.layers.inside import inside
 from palora.layers.replica import hook_without_traces
-from palora.layers.wiring import adapted_layers, ray_layers
+from palora.layers.wiring import adapted_layers, ray_layers, states_of
 
 
 @dataclass
@@ -98,6 +98,9 @@ def check(model: nn.Module, inputs: Any, rays: Any = None, targets: Any = None) 
             break
     if report.ok:
         report.unused = [name for name in ray_layers(base) if name not in used]
+        for state in states_of(model):
+            if state is not None:
+                state.told_untried = True  # compiled code need not say that it was not tried out
     return report
 
 

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from palora.layers import private
 from palora.layers.by_hand import checked_index
+from palora.layers.compiled import try_before_compiled
+from palora.layers.expansion import EnterPass
+from palora.layers.inside import inside
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Mode, RayState, Slot
 from palora.layers.wiring import connect, ray_modules, states_of
@@ -31,6 +34,13 @@ def _state(model: nn.Module) -> RayState:
     state = RayState(tasks.pop())
     connect(model, state, [model])
     return state
+
+
+def _try_before_compiled(model: nn.Module, state: RayState) -> None:
+    plain = inside(model)
+    for hook in plain._forward_pre_hooks.values():
+        if isinstance(hook, EnterPass) and hook.trial:
+            try_before_compiled(model, plain, state, hook.rules)
 
 
 def _as_tensor(rays: Any, layer: RayLayer) -> Tensor:
@@ -90,6 +100,8 @@ class at:
 
     def __init__(self, model: nn.Module, rays: Any, per_sample: bool = False, rows: Any = None) -> None:
         self.state = _state(model)
+        if not torch.compiler.is_compiling():
+            _try_before_compiled(model, self.state)
         layer = ray_modules(model)[0]
         tensor = _as_tensor(rays, layer)
         tasks = self.state.tasks

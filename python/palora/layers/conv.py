@@ -99,12 +99,9 @@ class PaLoRAConv2d(Adapter, nn.Conv2d):
         return (self.out_channels // self.groups * kh, self.rank * kh), (self.rank * kh, self.in_channels * kh)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (P, C, H, W) -> (M*n, O, Ho, Wo), ray-major."""
-        if x.dim() != 4:
-            raise ValueError(
-                f"PaLoRAConv2d expected an input of shape (P, C, H, W). Found {tuple(x.shape)}; "
-                "add a batch dimension with x[None]."
-            )
+        """x (P, C, H, W) -> (M*n, O, Ho, Wo), ray-major; at one ray also (C, H, W) -> (O, Ho, Wo)."""
+        if x.dim() not in (3, 4):
+            raise ValueError(f"PaLoRAConv2d expected an input of shape (P, C, H, W). Found {tuple(x.shape)}.")
         rows, rays, shared, layout = route(self, x)
         rows, padding = padded(self, rows)
         A, B = self.factors()

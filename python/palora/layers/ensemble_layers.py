@@ -33,9 +33,10 @@ class EnsembleLinear(RayLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P, ..., K) -> (M*n, ..., O), ray-major."""
-        rows, rays, shared, _ = route(self, x)
+        rows, rays, shared, layout = route(self, x)
         bias = None if self.bias is None else mix(rays, self.bias)
-        return self.for_hooks(palora_kernels.linear_delta(rows, None, bias, self.base_weight(), rays, shared=shared))
+        y = self.for_hooks(palora_kernels.linear_delta(rows, None, bias, self.base_weight(), rays, shared=shared))
+        return y if layout is None else layout.restored(y)
 
     def merged(self, ray: Tensor) -> nn.Module:
         return _merged(self, ray, nn.Linear)
@@ -49,7 +50,7 @@ class EnsembleConv2d(RayLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (P, C, H, W) -> (M*n, O, Ho, Wo), ray-major."""
-        rows, rays, shared, _ = route(self, x)
+        rows, rays, shared, layout = route(self, x)
         rows, padding = padded(self, rows)
         y = palora_kernels.conv2d_delta(
             rows,
@@ -63,7 +64,8 @@ class EnsembleConv2d(RayLayer, nn.Conv2d):
             groups=self.groups,
             shared=shared,
         )
-        return self.for_hooks(y)
+        y = self.for_hooks(y)
+        return y if layout is None else layout.restored(y)
 
     def merged(self, ray: Tensor) -> nn.Module:
         return _merged(self, ray, nn.Conv2d)

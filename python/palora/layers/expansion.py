@@ -1,4 +1,4 @@
-"""From n rows to M*n rows, once, where a pass enters an expansion point; and back with `split`.
+"""From n rows to M*n rows, once, where a pass enters an expansion point.
 
 Rows are ray-major: ray 0's n samples first. Between expansion and the output nothing needs to know about rays.
 """
@@ -14,14 +14,20 @@ from torch.nn.utils.rnn import PackedSequence
 
 from palora.layers import private, trial
 from palora.layers.arguments import Growth, Rules
+from palora.layers.compiled import say_untried
 from palora.layers.ray_layer import RayLayer
 from palora.layers.routing import RowsError
+from palora.layers.splitting import note_places
 from palora.layers.state import Expanded, RayState, Slot
-from palora.trees import hidden_tensors, map_tensors
+from palora.trees import hidden_tensors
 
 
 class UnusedAdapterWarning(UserWarning):
     """Adapters that a pass of their model left out; ``warnings.simplefilter("error", ...)`` makes it an error."""
+
+
+class ReducedOutputWarning(UserWarning):
+    """A model returned one number for all rays of a pass, a loss of its own perhaps."""
 
 
 class EnterPass:
@@ -39,8 +45,11 @@ class EnterPass:
         if slot.depth == 0:
             slot.rows = None
             if torch.compiler.is_compiling():
+                learned = None if slot.known is None else slot.known.learned(self.rules)
+                if slot.mode != "one" and slot.known is None and self.trial:
+                    say_untried(self.state.number)
                 if slot.mode == "per_sample":
-                    _check_batch(slot, self.rules.growth(args, kwargs), args, kwargs)
+                    _check_batch(slot, self.rules.growth(args, kwargs, learned), args, kwargs)
             elif not slot.revived:
                 slot.used = set()
                 if slot.mode != "one" and slot.trial is None:
@@ -76,8 +85,22 @@ class LeavePass:
         slot.depth = max(slot.depth - 1, 0)
         if slot.depth > 0 or torch.compiler.is_compiling() or slot.revived or slot.trial is not None:
             return
+        if slot.mode == "many" and slot.known is not None and slot.known.outputs is not None:
+            self._locate(output, slot)
         if output is not None and len(slot.used) < len(self.names):  # None: the pass failed
             self._report(module, slot.used)
+
+    def _locate(self, output: Any, slot: Slot) -> None:
+        note_places(output, slot.known.outputs)
+        if "one" in slot.known.outputs and not self.state.told_reduced:
+            self.state.told_reduced = True
+            warnings.warn(
+                f"The model returned one number for all {slot.count} rays, perhaps a loss: it is a sum or a mean over "
+                "every ray's rows, and no preference weighs it. Return a value a row (reduction='none') and take "
+                "palora.split of that, or use one ray at a time.",
+                ReducedOutputWarning,
+                stacklevel=2,
+            )
 
     def _report(self, model: nn.Module, used: set[str]) -> None:
         idle = [name for name in self.names if name not in used and name not in self.state.reported]
@@ -207,7 +230,7 @@ def expand_arguments(
         else:
             many = torch.cat([value] * slot.count, dim=axis)  # keeps channels_last, unlike repeat
         version = 0 if compiling else many._version
-        if axis == 0:
+        if axis == 0 and (slot.known is None or not slot.known.written):
             slot.expanded.append(Expanded(many, value, version))
         return many
 
@@ -220,36 +243,3 @@ def expand_arguments(
         return leaf
 
     return rules.map(args, kwargs, grown, refuse)
-
-
-def split(outputs: Any, rays: int) -> Any:
-    """Undo the stacking of rays: every tensor (M*n, ...) -> (M, n, ...), through tuples, lists, mappings and
-    dataclasses, which keep their types (Hugging Face's model outputs among them).
-
-    Args:
-        outputs: what the adapted model returned under M rays.
-        rays: M.
-
-    Raises:
-        ValueError: a tensor whose first dimension is not a multiple of ``rays``.
-        TypeError: an object of another kind that holds tensors.
-    """
-    if isinstance(rays, bool) or not isinstance(rays, int) or rays < 1:
-        raise ValueError(f"`rays` should be the number of rays, an integer >= 1. Found {rays!r}.")
-
-    def apart(tensor: Tensor) -> Tensor:
-        if tensor.dim() == 0 or tensor.shape[0] % rays:
-            raise ValueError(
-                f"`outputs` should have a multiple of {rays} rows, one group a ray. Found shape {tuple(tensor.shape)}."
-            )
-        return tensor.unflatten(0, (rays, tensor.shape[0] // rays))
-
-    def refuse(leaf: Any) -> Any:
-        if hidden_tensors(leaf):
-            raise TypeError(
-                f"`outputs` should be tensors, or tuples, lists, mappings or dataclasses of them. Found a "
-                f"{type(leaf).__name__} that holds tensors, which palora.split cannot take apart."
-            )
-        return leaf
-
-    return map_tensors(apart, outputs, refuse)

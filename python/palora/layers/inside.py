@@ -34,6 +34,16 @@ def _child(module: nn.Module) -> str | None:
     return None
 
 
+def layers_of_wrapping(model: nn.Module) -> Iterator[nn.Module]:
+    """``model``, what it wraps, what that wraps, down to the model inside."""
+    yield model
+    name = _child(model)
+    while name is not None:
+        model = getattr(model, name)
+        yield model
+        name = _child(model)
+
+
 def inside(model: nn.Module) -> nn.Module:
     """``model`` without the wrappers around it."""
     name = _child(model)

@@ -43,3 +43,10 @@ class Layout(NamedTuple):
         if where == "inner":
             return y.unflatten(0, (batch, y.shape[0] // batch)).transpose(0, 1).flatten(0, 1)
         return y.movedim(0, where)
+
+
+class Unbatched(NamedTuple):
+    """One sample without a dimension of the batch, as torch's layers take it."""
+
+    def restored(self, y: Tensor) -> Tensor:
+        return y.squeeze(0)

@@ -51,7 +51,7 @@ class PaLoRALinear(Adapter, nn.Linear):
         return (self.out_features, self.rank), (self.rank, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (P, ..., in_features) -> (M*n, ..., out_features), ray-major."""
+        """x (P, ..., in_features) -> (M*n, ..., out_features), ray-major; at one ray also (in_features,)."""
         rows, rays, shared, layout = route(self, x)
         A, B = self.factors()
         y = palora_kernels.linear(rows, self.base_weight(), self.bias, A, B, self.scaled(rays), shared=shared)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from palora.layers.comparing import close, leaves
+from palora.layers.comparing import close, dense, leaves
 
 
 class Event(NamedTuple):
@@ -27,12 +27,16 @@ class Recorder:
         self.stack: list[str] = []
         self.running: str | None = None
         self.handles = []
+        self.ids: dict[str, int] = {}  # a trial runs doubles of the modules, and their hooks
         for name, module in model.named_modules():
+            self.ids[name] = id(module)
             self.handles.append(module.register_forward_pre_hook(self._began(name), with_kwargs=True))
             self.handles.append(module.register_forward_hook(self._ended(name), always_call=True))
 
     def _began(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if self.ids[name] != id(module):
+                return
             parent = self.stack[-1] if self.stack else ""
             self.events.append(Event(name, True, parent, _kept((args, kwargs))))
             self.stack.append(name)
@@ -41,6 +45,8 @@ class Recorder:
 
     def _ended(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if self.ids[name] != id(module):
+                return
             if output is None and self.running is None:
                 self.running = name  # perhaps an error; the innermost one comes first
             if self.stack:
@@ -55,12 +61,14 @@ class Recorder:
 
 
 def _kept(value: Any) -> list[Tensor]:
-    return [tensor.detach().clone() for tensor in leaves(value)]
+    return [dense(tensor.detach()).clone() for tensor in leaves(value)]
 
 
 def side_by_side(stacked: Tensor, singles: list[Tensor]) -> bool:
     """Whether ``stacked`` holds the rows of all single passes: ray-major, batch-second, token by token, or the same for
-    all rays."""
+    all rays, which is the only way for a number."""
+    if stacked.dim() and all(single.shape == stacked.shape[1:] for single in singles):
+        return len(stacked) == len(singles) and close(stacked, torch.stack(singles))  # one sample a ray, squeezed
     if any(single.dim() != stacked.dim() for single in singles):
         return False
     if all(single.shape == stacked.shape for single in singles):
@@ -82,8 +90,9 @@ def _alike(singles: list[Tensor], d: int) -> bool:
     return len(shapes) == 1
 
 
-def first_parting(stacked: list[Event], singles: list[list[Event]]) -> Event | None:
-    """The first event of the stacked pass that is not the single passes' side by side."""
+def first_parting(stacked: list[Event], singles: list[list[Event]], numbers: bool = False) -> Event | None:
+    """The first event of the stacked pass that is not the single passes' side by side; ``numbers``: tensors without
+    dimensions are looked at too."""
     alone: list[dict[tuple[str, bool], list[Event]]] = []
     for events in singles:
         table: dict[tuple[str, bool], list[Event]] = {}
@@ -103,6 +112,6 @@ def first_parting(stacked: list[Event], singles: list[list[Event]]) -> Event | N
         if any(len(tensors) != len(event.tensors) for tensors in theirs):
             return event
         for i, tensor in enumerate(event.tensors):
-            if tensor.dim() and not side_by_side(tensor, [tensors[i] for tensors in theirs]):
+            if (tensor.dim() or numbers) and not side_by_side(tensor, [tensors[i] for tensors in theirs]):
                 return event
     return None

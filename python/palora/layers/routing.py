@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from palora.layers.layouts import Layout
+from palora.layers.layouts import Layout, Unbatched
 from palora.layers.ray_layer import RayLayer
 from palora.layers.state import Slot
 
@@ -32,7 +32,7 @@ class Route(NamedTuple):
     rows: Tensor  # (P, ...) what the layer multiplies, ray-major
     rays: Tensor  # (M, T)
     shared: bool
-    layout: Layout | None  # that of the layer's input, to be restored in its output
+    layout: Layout | Unbatched | None  # that of the layer's input, to be restored in its output
 
 
 def describe(module: RayLayer) -> str:
@@ -53,8 +53,6 @@ def active_slot(module: RayLayer) -> Slot:
 
 def _shared_rows(slot: Slot, x: Tensor) -> Tensor | None:
     """The n rows that every ray sees, if ``x`` is the expanded batch as it was made; changed in place it is not."""
-    if slot.known is not None and slot.known.unseen:
-        return None
     for pair in slot.expanded:
         if x is pair.grown:
             if torch.compiler.is_compiling():  # no versions there: one ray's copy has changed as the others'
@@ -79,6 +77,10 @@ def route(module: RayLayer, x: Tensor) -> Route:
         )
     if not torch.compiler.is_compiling():
         slot.used.add(module.rays_name)
+    if x.dim() == (3 if isinstance(module, nn.Conv2d) else 1 if isinstance(module, nn.Linear) else -1):
+        return _without_batch(module, slot, x)
+    if x.dim() == 0:
+        raise ValueError(f"{describe(module)} expected an input of shape (P, ...). Found a tensor without dimensions.")
     if slot.mode == "many":
         shared = _shared_rows(slot, x) if module.row_layout is None else None
         if shared is not None:
@@ -102,6 +104,18 @@ def route(module: RayLayer, x: Tensor) -> Route:
     if slot.known is not None and slot.index is None and x.shape[0] != slot.batch:
         slot.known.confirm(module, slot, x)
     return Route(x, slot.rays, False, layout)
+
+
+def _without_batch(module: RayLayer, slot: Slot, x: Tensor) -> Route:
+    if slot.count != 1:
+        raise RowsError(
+            f"{describe(module)} expected a batch for {slot.count} rays. Found an input of shape {tuple(x.shape)}, one "
+            "sample without a dimension of the batch; keep that dimension, or use one ray at a time.",
+            module.rays_name,
+        )
+    if slot.trial is not None:
+        slot.trial.saw(module, slot, x)
+    return Route(x[None], slot.rays, False, Unbatched())
 
 
 def _misfit(module: RayLayer, slot: Slot, x: Tensor) -> str:

@@ -8,17 +8,19 @@ asked for the recomputation.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections import deque
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from palora.layers import private
 from palora.layers.blocks import MOST, MOST_BYTES, Blocks, Span
+from palora.layers.forms import Findings
 
 Mode = Literal["one", "many", "per_sample"]
 
@@ -114,7 +116,14 @@ def _place(variable: ContextVar[Slot | None]) -> Any:
 
 
 class RayState:
-    """The active rays of one adapted model, per context."""
+    """The active rays of one adapted model, per context.
+
+    Attributes:
+        number: one of its own, by which traced code names it, and `by_number` finds it.
+    """
+
+    by_number: ClassVar[weakref.WeakValueDictionary[int, RayState]] = weakref.WeakValueDictionary()
+    _numbers = itertools.count()
 
     def __init__(self, tasks: int, task_names: tuple[str, ...] | None = None) -> None:
         self.tasks = tasks
@@ -126,8 +135,12 @@ class RayState:
         self.blocks = Blocks()
         self.remembered = 0  # bytes
         self.forgotten = 0  # the first number of autograd nodes that no forgotten pass has made
-        self.known: dict[Any, Any] = {}  # what trials found, by the form of the arguments
+        self.findings = Findings()  # of trials, by the form of the arguments
         self.reported: set[str] = set()  # layers whose adapters a pass left out, and that were named
+        self.told_reduced = False  # that an output is one number for all rays
+        self.told_untried = False  # that the model was compiled by what is around it
+        self.number = next(RayState._numbers)
+        RayState.by_number[self.number] = self
 
     # A context variable can be neither copied nor pickled; a copy of a model starts without active rays.
     def __deepcopy__(self, memo: dict[int, Any]) -> RayState:

@@ -6,7 +6,8 @@ must see the rows of the first, then those of the second, and so must the output
 batches are tried either way. What does not come out is refused with the layer at which the two part.
 
 A trial takes four times a small batch forward, without gradients, on a replica of the modules: see
-`palora.layers.replica`. Where it cannot run, rows are counted as they come.
+`palora.layers.replica`, and `palora.layers.outside` for what their code changes elsewhere. Where it cannot run, rows
+are counted as they come.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 from palora.layers import private
 from palora.layers.arguments import Rules
 from palora.layers.comparing import Problem
+from palora.layers.forms import Form
+from palora.layers.known import Known
+from palora.layers.outside import outside_kept
 from palora.layers.routing import RowsError
 from palora.layers.state import RayState, Slot
-from palora.layers.trial_pass import Known, Runner
+from palora.layers.trial_pass import Runner
 from palora.layers.watching import Watch
 
-_MOST_FORMS = 64  # of arguments that one model is tried with
 _MOST_TRIES = 16  # ways to read the arguments that are tried
 
 
@@ -43,44 +46,17 @@ def known(
     growth = rules.growth(args, kwargs)
     if growth is None or growth.rows == 0:
         return None
-    form = _form(model, rules, growth.rows, args, kwargs)
-    if form not in state.known:
-        if len(state.known) >= _MOST_FORMS or not _can_try(model, rules, args, kwargs):
+    form = Form(model, rules, growth.rows, args, kwargs)
+    there, found = state.findings.get(form)
+    if not there:
+        if not state.findings.room_for(form) or not _can_try(model, rules, args, kwargs):
             return None
-        state.known[form] = _tried(model, state, rules, slot, args, kwargs)
-    found = state.known[form]
+        with outside_kept(model):
+            found = _tried(model, state, rules, slot, args, kwargs)
+        state.findings.put(form, found)
     if isinstance(found, Problem):
         raise RowsError(found.text, found.name)
     return found  # type: ignore[no-any-return]
-
-
-def _form(model: nn.Module, rules: Rules, n: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the way of rows through a model may depend on: not sizes, but which dimensions are as long as the batch."""
-    tensors = tuple(
-        (path, v.dim(), v.is_floating_point(), tuple(d for d, size in enumerate(v.shape) if size == n), n == 1)
-        for path, v in rules.tensors(args, kwargs)
-    )
-    return _settings(model), tensors, tuple(_leaves(args)), tuple((k, *_leaves((v,))) for k, v in kwargs.items())
-
-
-def _settings(model: nn.Module) -> Any:
-    """Which modules a model has, in which mode, and the flags of those that are not torch's."""
-    return tuple(
-        (id(module), module.training)
-        if type(module).__module__.startswith(("torch.nn.modules.", "palora."))
-        else (id(module), *((k, v) for k, v in module.__dict__.items() if isinstance(v, (bool, str))))
-        for module in model.modules()
-    )
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    for item in value.values() if isinstance(value, dict) else value:
-        if isinstance(item, (tuple, list, dict)):
-            yield tuple(_leaves(item))
-        elif isinstance(item, (bool, type(None))) or (isinstance(item, str) and isinstance(value, (tuple, dict))):
-            yield item
-        else:
-            yield type(item)
 
 
 def _can_try(model: nn.Module, rules: Rules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import random
-import types
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from palora.layers.arguments import Growth, Rules
-from palora.layers.comparing import Problem, Seen, changed_unseen, compare, compare_outputs
+from palora.layers.comparing import Problem, Seen, changed_unseen, compare
+from palora.layers.known import Known
 from palora.layers.layouts import Layout
+from palora.layers.outputs import output_places
 from palora.layers.ray_layer import RayLayer
 from palora.layers.refusals import UnsupportedModuleError
 from palora.layers.replica import NoReplica, replica
 from palora.layers.routing import OutsideError, RowsError, describe
 from palora.layers.state import RayState, Slot
+from palora.layers.undisturbed import drawn_by_host, own, undisturbed
 from palora.layers.watching import ParameterWritten, Watch
-from palora.trees import map_tensors
 
 _FEW = 5  # samples of a larger batch that a trial takes
-_SIMPLE = (int, float, bool, str, bytes, type(None), complex, torch.dtype, torch.device, torch.Size, slice, range)
-
-
-class Known:
-    """What a trial found: where each argument has its batch, by expansion point, and which layers ran."""
-
-    def __init__(self, axes: dict[int, dict[str, int | None]], names: set[str], unseen: bool = False) -> None:
-        self.axes = axes
-        self.names = names
-        self.unseen = unseen  # whether the batch is changed behind autograd's back
-
-    def learned(self, rules: Rules) -> dict[str, int | None]:
-        return self.axes.get(id(rules), {})
-
-    def confirm(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
-        """A layer with other than the batch's rows has to be one that the trial has seen."""
-        if module.rays_name not in self.names:
-            raise RowsError(
-                f"{describe(module)} did not run when the rows of this model were tried out, and now has an input of "
-                f"shape {tuple(x.shape)} where {slot.batch} rows are expected; give each its ray with `palora.rows`.",
-                module.rays_name,
-            )
 
 
 class Trial:
@@ -57,7 +30,7 @@ class Trial:
         role: "stacked", both batches; "first" or "second", one alone.
         points: for every call of an expansion point whether it was the first to see the batch; the stacked pass writes
             it, the others follow.
-        axes: readings of arguments other than by default, (id of the rules, path) -> dimension.
+        axes: readings of arguments other than by default, (number of the rules, path) -> dimension.
     """
 
     def __init__(self, role: str, points: list[bool], axes: dict[tuple[int, str], int | None]) -> None:
@@ -67,7 +40,7 @@ class Trial:
         self.seen: list[Seen] = []
         self.rows: list[int] = []  # batch sizes, alone
         self.given: list[tuple[Tensor, Tensor]] = []  # the stacked batches, and what they were
-        self.unseen = False  # see `Known`
+        self.unseen = False  # whether the batch was changed where no operation and no version shows it
         self.open: dict[tuple[int, str], list[int | None]] = {}  # arguments that can be read in several ways
         self.read: dict[int, dict[str, int | None]] = {}  # how they were
 
@@ -81,7 +54,7 @@ class Trial:
         self, rules: Rules, slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """An expansion point's arguments: instead of M copies of a batch, two batches, or one of them."""
-        learned = {path: axis for (point, path), axis in self.axes.items() if point == id(rules)}
+        learned = {path: axis for (point, path), axis in self.axes.items() if point == rules.number}
         growth = rules.growth(args, kwargs, learned)
         if growth is None:
             return args, kwargs
@@ -93,17 +66,17 @@ class Trial:
             return args, kwargs
         slot.rows = growth.rows
         self.rows.append(growth.rows)
-        self.read.setdefault(id(rules), {}).update(growth.axes)
+        self.read.setdefault(rules.number, {}).update(growth.axes)
         self._note_open(rules, growth, args, kwargs)
 
         def changed(path: str, value: Tensor) -> Tensor:
             axis = growth.axes[path]
             if axis is None or self.role == "first":
-                return value.clone()
+                return self.watch.takes(value.clone())
             other = other_samples(value, axis, growth.rows)
             if self.role == "second":
-                return other
-            both = torch.cat([value, other], dim=axis)
+                return self.watch.takes(other)
+            both = self.watch.takes(torch.cat([value, other], dim=axis))
             self.given.append((both, both.clone()))
             return both
 
@@ -117,9 +90,9 @@ class Trial:
             ways += [d for d, size in sizes if size > growth.rows > 1 and size % growth.rows == 0]
             now = growth.axes[path]
             if place > 0 and ways:
-                self.open[id(rules), path] = [now, *(way for way in (*ways, None) if way != now)]
+                self.open[rules.number, path] = [now, *(way for way in (*ways, None) if way != now)]
             elif place == 0 and len(tensors) > 1:
-                self.open[id(rules), path] = [now, None]  # perhaps the batch is the next one
+                self.open[rules.number, path] = [now, None]  # perhaps the batch is the next one
 
 
 def other_samples(value: Tensor, axis: int, n: int) -> Tensor:
@@ -186,7 +159,7 @@ class Runner:
     def _outcome(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], axes: dict[tuple[int, str], int | None], few: bool
     ) -> Outcome | None:
-        learned = {path: axis for (point, path), axis in axes.items() if point == id(self.rules)}
+        learned = {path: axis for (point, path), axis in axes.items() if point == self.rules.number}
         try:
             growth = self.rules.growth(args, kwargs, learned)
         except ValueError:
@@ -224,14 +197,16 @@ class Runner:
                 raise
             except Exception:
                 return None
-        result = Known(stacked.read, {seen.name for seen in stacked.seen}, stacked.unseen)
         n = next(iter(singles[0].rows), 0)
         watches = [one.watch for one in (stacked, *singles)]
         whole = failure is None
         problem = compare(stacked.seen, singles[0].seen, singles[1].seen, n, whole)
         problem = _read_behind(singles[0].watch) or problem or (_decided(watches) if whole else None)
-        if problem is None and failure is None:
-            problem = compare_outputs(*outputs)
+        places = output_places(*outputs) if problem is None and whole else None
+        if isinstance(places, Problem):
+            problem, places = places, None
+        written = stacked.watch.batch_written or stacked.unseen
+        result = Known(stacked.read, {seen.name for seen in stacked.seen}, places, written)
         return Outcome(problem or failure, result, singles[0].open, any(w.random for w in watches))
 
     def _few(
@@ -263,42 +238,13 @@ class Runner:
         self.state.enter(slot, trial)
         try:
             with undisturbed(self.dtype), torch.no_grad(), trial.watch:
-                return model(*args, **kwargs)
+                before = drawn_by_host(model)
+                output = model(*args, **kwargs)
+                trial.watch.random |= drawn_by_host(model) != before
+                return output
         finally:
             self.state.leave(trial)
 
     def _converted(self, value: Tensor) -> Tensor:
         value = value.detach()
         return value.to(self.dtype) if self.dtype is not None and value.is_floating_point() else value
-
-
-def own(value: Any) -> Any:
-    """Arguments that a pass may change, other than tensors: copies of containers, and of objects such as caches."""
-    if isinstance(value, (Tensor, *_SIMPLE)) or (callable(value) and not hasattr(value, "__dict__")):
-        return value
-    if type(value) is dict:
-        return {k: own(v) for k, v in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(own(v) for v in value)
-    if isinstance(value, (nn.Module, type, types.FunctionType)):
-        return value
-    held: dict[int, Any] = {}  # those with a graph cannot be copied
-    map_tensors(lambda tensor: held.setdefault(id(tensor), tensor), value)
-    return copy.deepcopy(value, held)
-
-
-@contextmanager
-def undisturbed(dtype: torch.dtype | None) -> Iterator[None]:
-    """Generators and the default dtype as before, nothing said."""
-    python, numbers, default = random.getstate(), np.random.get_state(), torch.get_default_dtype()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices):
-            warnings.simplefilter("ignore")
-            if dtype is not None:
-                torch.set_default_dtype(dtype)
-            yield
-    finally:
-        torch.set_default_dtype(default)
-        random.setstate(python)
-        np.random.set_state(numbers)

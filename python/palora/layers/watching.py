@@ -33,6 +33,7 @@ class Watch(TorchDispatchMode):
         read: adapted layers whose weight was computed with outside of them, with the operation.
         decided: truth values that the model asked for of what adapted layers had computed.
         random: whether something was random all the same.
+        batch: tensors of the batch, by their memory; batch_written: whether one was changed in place.
 
     Args:
         model: what runs.
@@ -60,6 +61,12 @@ class Watch(TorchDispatchMode):
                         self.weights.pop(_place(parameter), None)
         self.dynamic: Any = WeakIdKeyDictionary()  # tensor -> the dimensions whose size depends on values
         self.random = False
+        self.batch: dict[int, Tensor] = {}
+        self.batch_written = False
+
+    def takes(self, tensor: Tensor) -> Tensor:
+        self.batch[_place(tensor)] = tensor
+        return tensor
 
     def _enters(self, module: nn.Module, args: Any) -> None:
         self.inside += 1
@@ -83,21 +90,23 @@ class Watch(TorchDispatchMode):
                 self.random = True
                 return func(*args, **kwargs)
             return settled
-        if self.parameters and func._schema.is_mutable:
-            self._refuse_writes(func, args, kwargs)
+        if func._schema.is_mutable and (self.parameters or self.batch):
+            self._look_at_writes(func, args, kwargs)
         result = func(*args, **kwargs)
         self._follow(name, func, args, kwargs, result)
         if self.weights and not self.inside:
             self._behind(name, args, kwargs, result)
         return result
 
-    def _refuse_writes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a Parameter that the model shares with others is written."""
+    def _look_at_writes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to write a Parameter that the model shares with others; note that the batch is."""
         for i, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for value in _flat((args[i] if i < len(args) else kwargs.get(argument.name),)):
-                    if isinstance(value, Tensor) and value.numel() and _place(value) in self.parameters:
+                    place = _place(value) if isinstance(value, Tensor) and value.numel() else None
+                    if place in self.parameters:
                         raise ParameterWritten
+                    self.batch_written = self.batch_written or place in self.batch
 
     def _behind(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Weights that are read outside their layers, and decisions that rest on what layers computed."""
