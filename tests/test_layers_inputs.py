@@ -40,6 +40,15 @@ def test_sparse_tensors(rays: Tensor, kind: str) -> None:
         model(getattr(torch.eye(4), kind)())
 
 
+@pytest.mark.parametrize("rays", [RAYS, RAYS[0]])
+def test_symbolic_tracing_and_arrays(rays: Tensor) -> None:
+    model = adapted()
+    with pytest.raises(TypeError, match=r"'0' expected a tensor\. Found a Proxy; for"), palora.at(model, rays):
+        torch.fx.symbolic_trace(model)
+    with pytest.raises(TypeError, match=r"'0' expected a tensor\. Found a list"), palora.at(model, RAYS[0]):
+        model([[1.0, 2.0, 3.0, 4.0]])
+
+
 def test_a_second_adapt_with_other_tasks_is_refused_and_changes_nothing() -> None:
     model = palora.adapt(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), tasks=2, rank=1, include="0")
     with pytest.raises(ValueError, match=r"`tasks` should be 2, as layer '0' has\. Found 3"):
