@@ -6,6 +6,7 @@ called by themselves. The node that asks for its recomputation then lies in no p
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from functools import partial
@@ -16,6 +17,24 @@ from palora.layers import private
 # Passes, or blocks, whose rays are remembered for recomputation, and the bytes of those rays.
 MOST = 1024
 MOST_BYTES = 16 * 2**20
+
+
+_numbers = itertools.count()
+
+
+class _Thread(threading.local):
+    """`threading.local` runs ``__init__`` in every thread."""
+
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+
+
+_thread = _Thread()
+
+
+def this_thread() -> int:
+    """A number of this thread alone: identifiers of ended threads are used again."""
+    return _thread.number
 
 
 class Span(NamedTuple):
@@ -60,7 +79,7 @@ class Blocks:
         """
         found: list[Any] = [block for block in self.closed if block.first_node <= number < block.last_node]
         if not found:
-            outer, replayed = self.replayed.get(threading.get_ident(), (task, None))
+            outer, replayed = self.replayed.get(this_thread(), (task, None))
             if outer != task:  # a backward inside a backward: reentrant checkpoints in each other
                 return replayed
         threads = {block.slot.thread for block in found}
@@ -78,7 +97,7 @@ class Blocks:
 
     def replay(self, task: int, slot: Any) -> None:
         """A backward recomputes with these rays, and until it ends those inside it do."""
-        thread = threading.get_ident()
+        thread = this_thread()
         if thread not in self.replayed:
             private.at_end_of_backward(partial(self.replayed.pop, thread, None))
             self.replayed[thread] = task, slot

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from palora.layers import private
-from palora.layers.blocks import MOST, MOST_BYTES, Blocks, Span
+from palora.layers.blocks import MOST, MOST_BYTES, Blocks, Span, this_thread
 from palora.layers.forms import Findings
 
 Mode = Literal["one", "many", "per_sample"]
@@ -166,7 +166,7 @@ class RayState:
         if slot.traced:
             slot.below, self.traced.slot = self.traced.slot, slot
         else:
-            slot.thread = threading.get_ident()
+            slot.thread = this_thread()
             slot.below = self.innermost()
             self.variable.set(slot)
 
@@ -186,7 +186,7 @@ class RayState:
             above, slot = slot, slot.below
         if slot is None:
             return True
-        here = slot.thread == threading.get_ident()
+        here = slot.thread == this_thread()
         if slot.first_node_of_block is not None and here and torch.is_grad_enabled():
             self._close(slot, slot.first_node_of_block)
         if above is None:
@@ -199,7 +199,7 @@ class RayState:
         """A thread that was given a copy of another's context gets a slot of its own, as its passes are its own."""
         moved = slot.like(slot.graph_task)
         moved.rows = None
-        moved.owner, moved.below, moved.thread = slot.owner, slot.below, threading.get_ident()
+        moved.owner, moved.below, moved.thread = slot.owner, slot.below, this_thread()
         self.variable.set(moved)
         return moved
 
@@ -208,7 +208,7 @@ class RayState:
         slot = self.innermost()
         if torch.compiler.is_compiling():
             return slot
-        if slot is not None and not slot.traced and slot.thread != threading.get_ident():
+        if slot is not None and not slot.traced and slot.thread != this_thread():
             slot = self._moved(slot)
         graph_task = private.graph_task()
         if graph_task == -1 or (slot is not None and slot.graph_task == graph_task):
