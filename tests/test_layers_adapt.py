@@ -188,6 +188,7 @@ def test_square_masks_are_not_taken_for_batches() -> None:
         (nn.LSTM(4, 4), "batch_first=True"),
         (nn.MultiheadAttention(4, 2), "batch_first=True"),
         (nn.EmbeddingBag(4, 4), "nn.Embedding"),
+        (nn.Embedding(4, 4, scale_grad_by_freq=True), "scale_grad_by_freq=False"),
         (nn.Softmax(dim=0), "across rays"),
         (nn.Flatten(0), "flattens the batch"),
         (nn.InstanceNorm2d(4, track_running_stats=True), "track_running_stats=False"),
@@ -208,7 +209,7 @@ def test_weights_that_are_no_plain_parameters_are_refused() -> None:
         palora.adapt(nn.Sequential(parametrised), 2, 1)
     quantised = nn.Linear(4, 4)
     quantised.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(UnsupportedModuleError, match="quantised base weights"):
+    with pytest.raises(UnsupportedModuleError, match="no quantised or complex ones"):
         palora.adapt(nn.Sequential(quantised), 2, 1)
 
 

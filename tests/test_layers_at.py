@@ -224,6 +224,40 @@ def test_a_batch_changed_in_place_is_no_longer_shared(inference: bool) -> None:
         torch.testing.assert_close(palora.split(found, 3)[m].clone(), palora.merge(model, ray)(X))
 
 
+def _through_data(x: torch.Tensor) -> None:
+    x.data.mul_(2)
+
+
+def _with_numpy(x: torch.Tensor) -> None:
+    x.detach().numpy()[:, 0] = 0
+
+
+def _other_data(x: torch.Tensor) -> None:
+    x.data = x.data + 1
+
+
+@pytest.mark.parametrize("change", [_through_data, _with_numpy, _other_data])
+def test_a_batch_changed_behind_autograds_back_is_no_longer_shared(change: Any) -> None:
+    """Such changes raise no version; the trial sees them in the values."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x).sin()
+            change(x)
+            return y + self.second(x)
+
+    model = randomise_adapters(palora.adapt(Net().double(), 2, 2))
+    rays = torch.rand(3, 2, dtype=torch.float64)
+    with torch.no_grad(), palora.at(model, rays):
+        found = palora.split(model(X.clone()), 3)
+    for y, ray in zip(found, rays, strict=True):
+        torch.testing.assert_close(y, palora.merge(model, ray)(X.clone()))
+
+
 def test_copies_and_pickles_have_a_state_of_their_own() -> None:
     model = _model()
     buffer = io.BytesIO()

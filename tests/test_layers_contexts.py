@@ -230,7 +230,7 @@ def test_remembered_passes_hold_no_graph(one: bool) -> None:
 
 
 def test_remembered_passes_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(states, "_REMEMBERED_BYTES", 10 * 4 * 16)
+    monkeypatch.setattr(states, "MOST_BYTES", 10 * 4 * 16)
     model = _model()
     large = torch.rand(50, 4, 2, dtype=torch.float64)
     for i in range(50):

@@ -189,13 +189,12 @@ def adapt(
     refuse_mixing(model, lambda name: _layout_of(name, layouts) == 1)
     owners = owners_of(model)
     fresh = {name: module for name, module in chosen.items() if not isinstance(module, Adapter)}
-    for name, module in chosen.items():
-        if isinstance(module, Adapter):
-            if module.tasks != len(names):
-                raise ValueError(f"`tasks` should be {module.tasks}, as layer {name!r} has. Found {len(names)}.")
-        else:
-            refuse_layer(name, module, owners)
-            _try_form(name, module, form)
+    for name, layer in ray_layers(model).items():
+        if layer.tasks != len(names):
+            raise ValueError(f"`tasks` should be {layer.tasks}, as layer {name!r} has. Found {len(names)}.")
+    for name, module in fresh.items():
+        refuse_layer(name, module, owners)
+        _try_form(name, module, form)
     check_memory(fresh.values(), len(names), rank)
     for module in fresh.values():
         swap(module, len(names), rank, alpha, form, family)

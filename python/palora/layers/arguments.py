@@ -110,6 +110,11 @@ class Rules:
         found: list[tuple[str, Tensor]] = []
 
         def noted(path: str, value: Tensor) -> Tensor:
+            if value.is_nested:
+                raise TypeError(
+                    f"Argument `{path}` should be an ordinary tensor under several rays. Found a nested one; pad it, "
+                    "or pack its rows and give them to rays with palora.at(..., rows=...)."
+                )
             found.append((path, value))
             return value
 

@@ -64,6 +64,13 @@ def close(found: Tensor, expected: Tensor, among: float = 0.0) -> bool:
     return torch.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
+def changed_unseen(x: Tensor, old: Tensor) -> bool:
+    """Whether values have changed and the version has not: through ``.data``, or NumPy's view of the memory."""
+    if not x.is_inference() and x._version > 0:
+        return False
+    return not (torch.equal(x.isnan(), old.isnan()) and torch.equal(x.nan_to_num(), old.nan_to_num()))
+
+
 def compare(stacked: list[Seen], first: list[Seen], second: list[Seen], n: int, complete: bool) -> Problem | None:
     """The first call of an adapted layer, in the order of the stacked pass, whose rows are not those of the single
     passes; ``complete``: the stacked pass ran to its end."""

@@ -123,7 +123,11 @@ class at:
         task = -1 if torch.compiler.is_compiling() else private.graph_task()
         slot = Slot(self.rays, self.mode, task)
         slot.index, slot.groups = self.rows, self.groups
+        if not torch.compiler.is_compiling():
+            slot.first_node_of_block = private.next_number()
         self.state.enter(slot, self)
+        if slot.below is not None and not torch.compiler.is_compiling():
+            slot.used = slot.below.used  # layers that a pass around this block applies in it
 
     def __exit__(
         self,

@@ -105,6 +105,9 @@ class LeavePass:
     def _report(self, model: nn.Module, used: set[str]) -> None:
         idle = [name for name in self.names if name not in used and name not in self.state.reported]
         self.state.reported.update(idle)
+        if idle:  # layers may have been taken out of the model
+            there = {layer.rays_name for layer in _ray_layers(model)}
+            idle = [name for name in idle if name in there]
         if idle:  # compiled code does not say which layers it runs
             compiled = tuple(name for name, module in model.named_modules() if _is_compiled(module))
             hidden = {layer.rays_name for name in compiled for layer in _ray_layers(model.get_submodule(name))}
@@ -158,7 +161,7 @@ class EnterExpansion:
         """A recomputation that begins before this point, with n rows, gets a slot of its own that expands them."""
         learned = None if slot.known is None else slot.known.learned(self.rules)
         growth = self.rules.growth(args, kwargs, learned)
-        if growth is None or growth.rows != slot.rows or slot.count == 1:
+        if growth is None or slot.rows not in (None, growth.rows) or slot.count == 1:
             return slot
         fresh = slot.like(private.graph_task())
         fresh.rows, fresh.opened = None, object()
@@ -215,6 +218,11 @@ def expand_arguments(
         axis = growth.axes[path]
         if axis is None:
             return value
+        if value.layout not in (torch.strided, torch.sparse_coo):
+            raise TypeError(
+                f"Argument `{path}` should be a dense tensor under {slot.count} rays. Found one of layout "
+                f"{value.layout}; use .to_dense(), or name it in `keep` of palora.adapt if it has no batch."
+            )
         compiling = torch.compiler.is_compiling()
         if not compiling and torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode have no version

@@ -40,6 +40,12 @@ graph_task: Callable[[], int] = find("_current_graph_task_id")
 next_number: Callable[[], int] = find("_autograd._get_sequence_nr")
 """The number that the next node of autograd's graph will get in this thread."""
 
+
+def at_end_of_backward(function: Callable[[], Any]) -> None:
+    """Call ``function`` when the backward that runs here has ended."""
+    torch.autograd.Variable._execution_engine.queue_callback(function)  # type: ignore[attr-defined]
+
+
 _current_node: Callable[[], Any] = find("_current_autograd_node")
 
 
@@ -57,14 +63,16 @@ def in_reentrant_checkpoint() -> bool:
 
 _modes: Callable[[], int] = find("_len_torch_dispatch_stack")
 _mode: Callable[[int], Any] = find("_get_dispatch_stack_at")
-_transforms: Callable[[], bool] = find("_are_functorch_transforms_active")
+transformed: Callable[[], bool] = find("_are_functorch_transforms_active")
+"""Whether torch.func transforms what runs here: nothing is checkpointed inside, and tensors have no memory."""
+
 _tracing: Callable[[], Any] = find("_get_tracing_state")
 
 
 def watched(but: type) -> bool:
     """Whether something looks at every operation: a dispatch mode, but for one of the class ``but``, torch.func, a
     tracer, a CUDA graph's capture."""
-    if torch.compiler.is_compiling() or _transforms() or _tracing() is not None:
+    if torch.compiler.is_compiling() or transformed() or _tracing() is not None:
         return True
     if _modes() > 1 or (_modes() == 1 and not isinstance(_mode(0), but)):
         return True

@@ -50,6 +50,8 @@ def mixing_reason(module: nn.Module) -> str | None:
         )
     if isinstance(module, nn.EmbeddingBag):
         return "its bags are not rows of a batch; use nn.Embedding and a sum"
+    if isinstance(module, nn.Embedding) and module.scale_grad_by_freq:
+        return "it divides gradients by counts over the batch of all rays; use scale_grad_by_freq=False"
     if _softmax_over_batch(module):
         return f"it normalises over the batch dimension, across rays{_or_may(module)}"
     if isinstance(module, nn.Flatten) and module.start_dim == 0:
@@ -123,7 +125,8 @@ def refuse_layer(name: str, module: nn.Module, owners: dict[int, tuple[str, nn.M
     weight = module._parameters["weight"]
     if weight is not None and not weight.is_floating_point():
         raise UnsupportedModuleError(
-            f"The weight of {name!r} has dtype {weight.dtype}; quantised base weights are not supported."
+            f"The weight of {name!r} has dtype {weight.dtype}; only real floating point weights are supported, no "
+            f"quantised or complex ones. Exclude it with exclude=[{name!r}]."
         )
 
 

@@ -69,6 +69,17 @@ def route(module: RayLayer, x: Tensor) -> Route:
         RowsError: the number of rows does not fit the batch and the number of rays.
     """
     slot = active_slot(module)
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{describe(module)} expected a tensor. Found a {type(x).__name__}; for torch.fx, merge one preference "
+            "first with palora.merge, or trace with torch.export."
+        )
+    if x.is_nested or x.layout is not torch.strided:
+        kind = "a nested one" if x.is_nested else f"one of layout {x.layout}"
+        raise TypeError(
+            f"{describe(module)} takes dense tensors. Found {kind}; convert it, or leave the layer unadapted with "
+            f"exclude=[{module.rays_name or '*'!r}] of palora.adapt."
+        )
     if not torch.compiler.is_compiling():
         slot.used.add(module.rays_name)
     if x.dim() == (3 if isinstance(module, nn.Conv2d) else 1 if isinstance(module, nn.Linear) else -1):

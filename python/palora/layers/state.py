@@ -19,13 +19,10 @@ import torch
 from torch import Tensor
 
 from palora.layers import private
+from palora.layers.blocks import MOST, MOST_BYTES, Blocks, Span, this_thread
 from palora.layers.forms import Findings
 
 Mode = Literal["one", "many", "per_sample"]
-
-# Forward passes whose rays are remembered for recomputation, and the bytes of those rays.
-_REMEMBERED_PASSES = 1024
-_REMEMBERED_BYTES = 16 * 2**20
 
 
 class Expanded(NamedTuple):
@@ -51,6 +48,7 @@ class Slot:
         trial: set while a trial pass runs (see `palora.layers.trial`).
         known: what a trial has found of passes like the current one.
         owner: who opened it (an `at` block, for example). below: the slot that was active then.
+        first_node_of_block: number of the first autograd node made in its `at` block; None for other slots.
         thread: the thread it was opened in. traced: whether code that torch.compile traces opened it.
         opened: the owner of a slot that an expansion point opened in a recomputation.
         revived: whether it stands for a pass that a backward recomputes.
@@ -72,6 +70,7 @@ class Slot:
         self.known: Any = None
         self.owner: object = None
         self.below: Slot | None = None
+        self.first_node_of_block: int | None = None
         self.thread = 0
         self.traced = False
         self.opened: object = None
@@ -91,20 +90,6 @@ class Slot:
         other = Slot(self.rays, self.mode, graph_task)
         other.rows, other.index, other.groups, other.known = self.rows, self.index, self.groups, self.known
         return other
-
-
-class _Pass(NamedTuple):
-    """A finished pass through an expansion point: the autograd nodes it made, and its rays."""
-
-    first_node: int
-    last_node: int
-    slot: Slot  # its rays without their graph
-    rays: Any  # weak references: remembering a pass must not keep graphs or activations alive
-    expanded: list[tuple[Any, Any, int]]
-
-    @property
-    def nbytes(self) -> int:
-        return self.slot.rays.untyped_storage().nbytes() + (0 if self.slot.index is None else self.slot.index.nbytes)
 
 
 def _without_graph(rays: Tensor) -> Tensor:
@@ -146,7 +131,8 @@ class RayState:
         self.variable: ContextVar[Slot | None] = ContextVar("palora_rays")
         self.place = _place(self.variable)
         self.traced = _PerThread()
-        self.passes: deque[_Pass] = deque()
+        self.passes: deque[Span] = deque()
+        self.blocks = Blocks()
         self.remembered = 0  # bytes
         self.forgotten = 0  # the first number of autograd nodes that no forgotten pass has made
         self.findings = Findings()  # of trials, by the form of the arguments
@@ -180,7 +166,7 @@ class RayState:
         if slot.traced:
             slot.below, self.traced.slot = self.traced.slot, slot
         else:
-            slot.thread = threading.get_ident()
+            slot.thread = this_thread()
             slot.below = self.innermost()
             self.variable.set(slot)
 
@@ -200,6 +186,9 @@ class RayState:
             above, slot = slot, slot.below
         if slot is None:
             return True
+        here = slot.thread == this_thread()
+        if slot.first_node_of_block is not None and here and torch.is_grad_enabled():
+            self._close(slot, slot.first_node_of_block)
         if above is None:
             self.variable.set(slot.below)
             return True
@@ -210,7 +199,7 @@ class RayState:
         """A thread that was given a copy of another's context gets a slot of its own, as its passes are its own."""
         moved = slot.like(slot.graph_task)
         moved.rows = None
-        moved.owner, moved.below, moved.thread = slot.owner, slot.below, threading.get_ident()
+        moved.owner, moved.below, moved.thread = slot.owner, slot.below, this_thread()
         self.variable.set(moved)
         return moved
 
@@ -219,16 +208,16 @@ class RayState:
         slot = self.innermost()
         if torch.compiler.is_compiling():
             return slot
-        if slot is not None and not slot.traced and slot.thread != threading.get_ident():
+        if slot is not None and not slot.traced and slot.thread != this_thread():
             slot = self._moved(slot)
         graph_task = private.graph_task()
         if graph_task == -1 or (slot is not None and slot.graph_task == graph_task):
             return slot
-        remembered = self._recomputing()
+        remembered = self._recomputing(graph_task, slot)
         return slot if remembered is None else remembered
 
-    def _recomputing(self) -> Slot | None:
-        """Inside a backward: the rays of the pass that made the node now being differentiated."""
+    def _recomputing(self, graph_task: int, slot: Slot | None) -> Slot | None:
+        """Inside a backward: the rays of the pass, or else the block, that made the node now being differentiated."""
         number = private.differentiated_number()
         if number is None:
             return None
@@ -236,20 +225,25 @@ class RayState:
         if not found:
             if number < self.forgotten:
                 raise RuntimeError(
-                    f"A checkpointed layer is being recomputed whose forward lies more than {_REMEMBERED_PASSES} "
-                    f"passes or {_REMEMBERED_BYTES >> 20} MiB of rays back, so its rays are not known any more; run "
+                    f"A checkpointed layer is being recomputed whose forward lies more than {MOST} "
+                    f"passes or {MOST_BYTES >> 20} MiB of rays back, so its rays are not known any more; run "
                     "the backward earlier."
                 )
-            return None
+            block = self.blocks.find(number, graph_task, slot)
+            if not isinstance(block, Span):
+                return block  # type: ignore[no-any-return]
+            found = [block]
         if any(p.slot is not found[0].slot for p in found):
             raise RuntimeError(
                 "A checkpointed layer is being recomputed, and passes of several threads fit it; run the threads' "
                 "forward passes without activation checkpointing, or on copies of the model."
             )
-        return self._revived(found[0])
+        revived = self._revived(found[0])
+        self.blocks.replay(graph_task, revived)
+        return revived
 
     @staticmethod
-    def _revived(done: _Pass) -> Slot:
+    def _revived(done: Span) -> Slot:
         slot = done.slot.like(done.slot.graph_task)
         slot.inside, slot.revived = 1, True
         rays = done.rays()
@@ -267,14 +261,23 @@ class RayState:
                 slot.expanded.append(Expanded(grown, grown[:n] if original is None else original, version))
         return slot
 
+    def _close(self, slot: Slot, first_node: int) -> None:
+        if private.transformed():
+            return
+        kept = slot.like(slot.graph_task)
+        kept.rays, kept.rows, kept.thread = _without_graph(slot.rays), None, slot.thread
+        self.blocks.close(Span(first_node, private.next_number(), kept, weakref.ref(slot.rays), []))
+
     def remember(self, first_node: int, last_node: int, slot: Slot) -> None:
+        if private.transformed():
+            return
         refs = [(weakref.ref(e.grown), weakref.ref(e.original), e.version) for e in slot.expanded]
         kept = slot.like(slot.graph_task)
         kept.rays = _without_graph(slot.rays)
-        done = _Pass(first_node, last_node, kept, weakref.ref(slot.rays), refs)
+        done = Span(first_node, last_node, kept, weakref.ref(slot.rays), refs)
         self.passes.append(done)
         self.remembered += done.nbytes
-        while len(self.passes) > _REMEMBERED_PASSES or (self.remembered > _REMEMBERED_BYTES and len(self.passes) > 1):
+        while len(self.passes) > MOST or (self.remembered > MOST_BYTES and len(self.passes) > 1):
             old = self.passes.popleft()
             self.remembered -= old.nbytes
             self.forgotten = max(self.forgotten, old.last_node)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from palora.layers.arguments import Growth, Rules
-from palora.layers.comparing import Problem, Seen, compare
+from palora.layers.comparing import Problem, Seen, changed_unseen, compare
 from palora.layers.known import Known
 from palora.layers.layouts import Layout
 from palora.layers.outputs import output_places
@@ -39,10 +39,13 @@ class Trial:
         self.calls = 0
         self.seen: list[Seen] = []
         self.rows: list[int] = []  # batch sizes, alone
+        self.given: list[tuple[Tensor, Tensor]] = []  # the stacked batches, and what they were
+        self.unseen = False  # whether the batch was changed where no operation and no version shows it
         self.open: dict[tuple[int, str], list[int | None]] = {}  # arguments that can be read in several ways
         self.read: dict[int, dict[str, int | None]] = {}  # how they were
 
     def saw(self, module: RayLayer, slot: Slot, x: Tensor) -> None:
+        self.unseen |= any(x is now and changed_unseen(now, old) for now, old in self.given)
         if module.row_layout is not None and slot.mode == "one" and slot.rows is not None:
             x = Layout(module.row_layout, slot.rows).batch_first(x, describe(module))
         self.seen.append(Seen(module.rays_name, describe(module), x, slot.index, self.watch.chosen(x)))
@@ -71,7 +74,11 @@ class Trial:
             if axis is None or self.role == "first":
                 return self.watch.takes(value.clone())
             other = other_samples(value, axis, growth.rows)
-            return self.watch.takes(other if self.role == "second" else torch.cat([value, other], dim=axis))
+            if self.role == "second":
+                return self.watch.takes(other)
+            both = self.watch.takes(torch.cat([value, other], dim=axis))
+            self.given.append((both, both.clone()))
+            return both
 
         return rules.map(args, kwargs, changed)
 
@@ -198,7 +205,8 @@ class Runner:
         places = output_places(*outputs) if problem is None and whole else None
         if isinstance(places, Problem):
             problem, places = places, None
-        result = Known(stacked.read, {seen.name for seen in stacked.seen}, places, stacked.watch.batch_written)
+        written = stacked.watch.batch_written or stacked.unseen
+        result = Known(stacked.read, {seen.name for seen in stacked.seen}, places, written)
         return Outcome(problem or failure, result, singles[0].open, any(w.random for w in watches))
 
     def _few(
