@@ -112,7 +112,7 @@ def test_a_mean_far_from_zero_costs_no_digits(device: str) -> None:
     """float32 has seven of them: squares of 1000 would leave one for a variance of 4."""
     rays, shape = SHAPES["planes"]
     x = torch.randn(rays * shape[0], *shape[1:]) * 2 + 1000
-    y = ray_batch_norm(x.to(device), None, None, None, (rays, 0.1, 1e-5)).double().cpu()
+    y = ray_batch_norm(x.to(device), None, None, None, rays, 0.1, 1e-5).double().cpu()
     torch.testing.assert_close(y, definition(x.double(), None, None, None, rays, 0.1), rtol=0, atol=3e-4)
 
 

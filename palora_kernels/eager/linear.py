@@ -35,7 +35,7 @@ def scaled(S: Tensor, call: Call, shared: bool) -> Tensor:
 def out_side(call: Call) -> Tensor:
     """A (T, O, r) -> (R, O)."""
     A, _ = call.low_rank.given
-    return A.transpose(1, 2).reshape(-1, A.shape[1])
+    return A.transpose(1, 2).reshape(A.shape[0] * A.shape[2], A.shape[1])
 
 
 def in_side(call: Call) -> Tensor:

@@ -17,7 +17,7 @@ class Bug:
     planted: str
 
     def __str__(self) -> str:
-        return f"{self.file.rpartition('/')[2]}: {self.reason}"
+        return f"{self.file.removeprefix('palora_kernels/').removeprefix('triton/')}: {self.reason}"
 
 
 _EXACT = "tests/test_triton_exact.py -k "
@@ -371,7 +371,7 @@ def _host() -> Iterator[Bug]:
         ("dB of a shared input is the first ray's", "            U = U.view(rays, n, R).sum(0)", "            U = U.view(rays, n, R)[0]"),
         ("dlam is made of S o Lam", "products = S.to(wide).view(1 if call.shared else rays, n, R)", "products = scaled(S, call, call.shared).to(wide).view(rays, n, R)"),
         ("a bias a ray is added to the next ray", "add_(call.bias[:, None, :])", "add_(call.bias.roll(1, 0)[:, None, :])"),
-        ("A is read as (T, r, O)", "    return A.transpose(1, 2).reshape(-1, A.shape[1])\n", "    return A.reshape(-1, A.shape[1])\n"),
+        ("A is read as (T, r, O)", "    return A.transpose(1, 2).reshape(A.shape[0] * A.shape[2], A.shape[1])\n", "    return A.reshape(A.shape[0] * A.shape[2], A.shape[1])\n"),
     )  # fmt: skip
     yield from of(
         "palora_kernels/factors.py",

@@ -14,7 +14,7 @@ import torch
 from palora_kernels.reading import read_json
 from palora_kernels.typed import Range, conform
 
-FOLDER = Path(__file__).parents[1] / "measured"
+FOLDER = Path(__file__).parents[2] / "measured"
 
 
 @dataclass(frozen=True)
