@@ -293,9 +293,11 @@ def test_the_op_keeps_its_word(device: str, op: str, algorithm: str) -> None:
     """Schema, shapes, strides and autograd registration, by PyTorch's own checker."""
     make = linear_case(2, 2, 3, 4, 2, 1, shared=False) if op == "linear" else None
     case = {k: v.to(device) for k, v in (make or linear_delta_case(2, 2, 3, 4, 2, shared=False)).items()}
-    overload = getattr(torch.ops.palora, op).default
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(overload, (*case.values(), False, f"triton.{algorithm}"), test_utils=tests)
+    tensors = [case[name] for name in ("x", "weight", "bias")]
+    tensors += [case["A"], case["B"]] if op == "linear" else [case["D"], None]
+    arguments = (*tensors, case["lam"], False, f"triton.{algorithm}")
+    torch.library.opcheck(torch.ops.palora.linear.default, arguments, test_utils=tests)
 
 
 def test_float64_is_refused(device: str) -> None:
