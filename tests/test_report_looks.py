@@ -1,4 +1,4 @@
-"""The looks of the page in a real browser: figures as files, windows, themes, names for screen readers, hostile names."""
+"""The looks of the page in a real browser: saved figures, windows, themes, names for screen readers, hostile names."""
 
 from __future__ import annotations
 
