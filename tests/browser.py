@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,39 @@ def show(driver: Any, page: Path, width: int = 1280, height: int = 900, theme: s
 def errors(driver: Any) -> list[str]:
     """What the console says since the last call: errors, warnings and violations of the policy alike."""
     return [entry["message"] for entry in driver.get_log("browser")]
+
+
+def texts(driver: Any, css: str) -> list[str]:
+    return [element.text for element in driver.find_elements("css selector", css)]
+
+
+def text(driver: Any, css: str) -> str:
+    return str(driver.find_element("css selector", css).text)
+
+
+def keys(driver: Any, css: str, *names: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    driver.find_element("css selector", css).send_keys(*(getattr(Keys, name) for name in names))
+
+
+def choose(driver: Any, css: str, value: str) -> None:
+    """Pick an option of a select as a person would."""
+    from selenium.webdriver.support.ui import Select
+
+    Select(driver.find_element("css selector", css)).select_by_value(value)
+
+
+def drag(driver: Any, element: Any, start: tuple[int, int], by: tuple[int, int]) -> None:
+    """Press at an offset from the middle of `element`, move, let go."""
+    from selenium.webdriver import ActionChains
+
+    actions = ActionChains(driver).move_to_element_with_offset(element, *start).click_and_hold()
+    actions.move_by_offset(*by).release().perform()
+
+
+def until(found: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
