@@ -81,6 +81,6 @@ $(READY_TO_RUN): $(METADATA)
 	@touch $@
 
 $(READY_TO_DEVELOP): $(METADATA)
-	@$(MAKE_VENV) test lint methods races
+	@$(MAKE_VENV) test lint methods onnx races
 	@$(BIN)/python -m palora_kernels.native
 	@touch $(READY_TO_RUN) $@
