@@ -19,9 +19,6 @@ from pathlib import Path
 
 from palora_kernels.locking import NO_LOCKS
 
-if sys.platform != "win32":
-    import fcntl
-
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -109,6 +106,8 @@ def _hold(folder: Path) -> int | None:
     """The handle by which a folder is held; BlockingIOError: somebody else holds it."""
     if sys.platform == "win32":
         return None
+    import fcntl  # not on Windows
+
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

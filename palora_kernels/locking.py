@@ -13,10 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
-
-
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 """What a file system without locks answers: some network file systems, as they are mounted."""
 
@@ -79,6 +75,8 @@ def _acquire(path: Path, wait: bool) -> int:
 
 
 def _lock(handle: int, path: Path, wait: bool) -> None:
+    import fcntl  # not on Windows
+
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:

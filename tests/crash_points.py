@@ -160,7 +160,7 @@ def contents(folder: Path) -> dict[str, Any]:
         name = str(path.relative_to(folder))
         if path.suffix == ".pt":
             found[name] = repr(torch.load(path, weights_only=True))
-        elif path.name not in ("environment.json", "ablation.json"):  # these name the folder
+        elif path.name not in ("environment.json", "ablation.json", "costs.jsonl"):  # the folder, and times
             found[name] = path.read_bytes() if path.is_file() else None
     return found
 

@@ -41,8 +41,9 @@ def make_run(
     run.front_file.write_text(json.dumps({**json.loads(front.to_json()), "summary": about}))
     run.samples_file.write_text(json.dumps(samples_of(rays, tasks)))
     for epoch in (1, 2, 3):
-        validation = {"hypervolume": 0.1 * epoch, "nondominated": len(rays)}
-        run.append({"kind": "epoch", "epoch": epoch, "losses": [1.0 / epoch] * tasks, "validation": validation})
+        empty: dict[str, Any] = {"rays": [], "losses": [], "metrics": {}}
+        validation = {"hypervolume": 0.1 * epoch, "nondominated": len(rays), **empty}
+        run.append({"kind": "epoch", "epoch": epoch, "step": 10 * epoch, "losses": [1.0 / epoch] * tasks, "validation": validation})
     costs = {"epoch": 3, "train_seconds": 2.0, "validation_seconds": 1.0, "peak_memory": 2**30}
     run.costs_file.write_text(json.dumps(costs) + "\n")
     return run.path

@@ -208,8 +208,8 @@ def test_files_are_merged_and_say_where_they_are_from(file: Path) -> None:
     "text, reason",
     [
         ("{", "Expecting property name"),
-        ("[]", "list indices"),
-        ('{"tiles": {}}', "no entry 'plans'"),
+        ("[]", "should be names and values"),
+        ('{"tiles": {}}', "`plans` is missing"),
         ('{"tiles": {"a": {"rows": 3}}, "plans": {}}', "missing"),
         (
             '{"tiles": {"a": {"rows": 17, "columns": 16, "depth": 16, "num_warps": 4, "num_stages": 2}}, "plans": {}}',

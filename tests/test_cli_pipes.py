@@ -23,6 +23,7 @@ from palora.engine import read_metrics
 
 RUN = ["train", "multimnist-small", "--epochs", "2", "--batch", "16", "--limit", "32", "--rays", "2", "--device", "cpu"]
 FILES = {"checkpoints", "config.json", "environment.json", "front.json", "front.pdf", "front.png", "metrics.jsonl"}
+FILES |= {"costs.jsonl", "samples.json"}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from palora.engine.config import RunConfig
 from palora.engine.expand import final_lr, starting_model
 from palora.engine.pseudo import pseudo_preferences
 from palora.engine.setup import assemble
-from palora.engine.state import load_checkpoint
+from palora.engine.state import Position, load_checkpoint
 from palora.errors import PaloraError
 from palora.recipes.expansion import expanding
 
@@ -85,6 +86,12 @@ def test_epochs_and_learning_rate_follow_the_recipe_and_the_run(trained: Path) -
     assert final_lr(halved) == 1e-3 / 4
 
 
+def write_checkpoint(model: torch.nn.Module, run: Path) -> None:
+    """Of a training that took no step."""
+    rest: dict[str, Any] = {"optimizer": {}, "method": {}, "position": asdict(Position()), "rng": {}, "metrics_size": 0}
+    torch.save({"format": 1, "model": model.state_dict(), **rest}, run / "checkpoints" / "last.pt")
+
+
 @pytest.mark.parametrize("name", every_method(but=("stl", "cosmos")))
 def test_a_checkpoint_of_any_method_with_one_model(name: str, tmp_path: Path) -> None:
     """Not trained: a checkpoint of the method's first moment, and what it makes of the centre."""
@@ -92,7 +99,7 @@ def test_a_checkpoint_of_any_method_with_one_model(name: str, tmp_path: Path) ->
     parts = assemble(config)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_dict()))
-    torch.save({"format": 1, "model": parts.model.state_dict()}, tmp_path / "run" / "checkpoints" / "last.pt")
+    write_checkpoint(parts.model, tmp_path / "run")
     model = starting_model(quick(tmp_path / "run"))
     x, centre = parts.dataset.test.inputs[:4], torch.tensor([[0.5, 0.5]])
     with torch.no_grad():
@@ -106,8 +113,7 @@ def test_methods_without_one_plain_model_are_refused(name: str, tmp_path: Path) 
     config = tiny(method=name)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_dict()))
-    state = {"format": 1, "model": assemble(config).model.state_dict()}
-    torch.save(state, tmp_path / "run" / "checkpoints" / "last.pt")
+    write_checkpoint(assemble(config).model, tmp_path / "run")
     with pytest.raises(PaloraError, match=f"trained by '{name}', which does not leave one plain model"):
         starting_model(quick(tmp_path / "run"))
 

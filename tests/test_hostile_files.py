@@ -203,7 +203,7 @@ def test_damaged_neighbours_are_named_and_break_nothing(runs: Path, capsys: pyte
     stranger = runs / "a-stranger"
     shutil.copytree(runs / "ls", stranger)
     (stranger / "front.json").write_text(json.dumps({**other, "metrics": {}}))
-    finish(runs / "palora")
+    finish(runs / "palora", [])
     said = capsys.readouterr()
     assert said.err.count("left out") == 9
     for number in range(len(OTHERS)):

@@ -274,7 +274,7 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
 def test_assets_are_all_used_and_carry_no_addresses() -> None:
     folder = Path(__file__).parents[1] / "python/palora/report/page/assets"
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert names == {*SCRIPTS, "page.css", "page.html", "vendor/d3.LICENSE"}
+    assert names == {*SCRIPTS, "live.js", "page.css", "page.html", "vendor/d3.LICENSE"}
     for name in names - {"vendor/d3.min.js", "vendor/d3.LICENSE"}:
         addresses = set(re.findall(r"https?://[^\s\"'`]+", asset(name)))
         assert addresses <= {"http://www.w3.org/2000/svg"}, name

@@ -13,12 +13,10 @@ import typer
 
 from palora.cli.idle import refuse_idle_settings
 from palora.errors import PaloraError, UnwritableError
-from palora_kernels.typed import Range, conform, shown
 
 if TYPE_CHECKING:
     from palora.engine import RunConfig
 
-Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 RUN_SETTINGS: dict[str, Any] = {"lr": float, "batch": int, "epochs": int, "precision": str}
 """What can be varied beside the options of the method."""
@@ -108,8 +106,11 @@ def grid_of(words: list[str], method: Any) -> dict[str, list[Any]]:
 
 def seeds_of(text: str) -> list[int]:
     """ "0,1,2" → [0, 1, 2]."""
+    from palora_kernels.typed import Range, conform, shown
+
     try:
-        return list(dict.fromkeys(conform("seed", int(word), Seed) for word in text.split(",")))
+        seed = Annotated[int, Range(0, 2**32 - 1)]
+        return list(dict.fromkeys(conform("seed", int(word), seed) for word in text.split(",")))
     except ValueError:
         raise PaloraError(f"--seeds should look like 0,1,2, each below 2**32. Found {shown(text)}.") from None
 

@@ -12,7 +12,6 @@ import typer
 
 from palora.cli.idle import refuse_together
 from palora.errors import PaloraError
-from palora_kernels.typed import Range, conform
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +63,7 @@ def bench(
     from palora.bench.device import figure as picture
     from palora.cli.console import table as show
     from palora.cli.pipes import outlive_reader
+    from palora_kernels.typed import Range, conform
 
     given: dict[str, Any] = {"only": only, "seconds": seconds, "device": device, "dtype": dtype, "tune": tune}
     given |= {"check": check, "figure": figure, "json": json, "compare": compare}

@@ -7,7 +7,6 @@ from typing import Any
 
 from palora.errors import PaloraError
 from palora.suggest import unknown
-from palora_kernels.typed import shown
 
 
 def option_types() -> dict[str, Any]:
@@ -49,4 +48,6 @@ def value_of(name: str, text: str, kind: Any) -> Any:
             return {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}[text.lower()]
         return kind(text)
     except (KeyError, ValueError):
+        from palora_kernels.typed import shown
+
         raise PaloraError(f"`{name}` should be a {kind.__name__}. Found {shown(text)}.") from None

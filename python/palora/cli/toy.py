@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palora.errors import PaloraError
-from palora_kernels.typed import check_arguments
 
 if TYPE_CHECKING:
     from palora.toy import Descent
@@ -47,6 +46,8 @@ def toy(
     outlive_reader()
     if starts is not None and not 1 <= starts <= len(STARTS):
         raise ValueError(f"`starts` should lie in 1 … {len(STARTS)}. Found {starts}.")
+    from palora_kernels.typed import check_arguments
+
     check_arguments(descend, {"steps": steps, "lr": lr, "scale": scale, "seed": seed})
     given = {name: single(name, values) for name, values in read_settings(setting or [], option_types()).items()}
     if method and "all" in method and len(method) > 1:

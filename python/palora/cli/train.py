@@ -13,7 +13,6 @@ import typer
 from palora.cli.flags import Command, method_flags, with_flags
 from palora.cli.idle import refuse_idle_settings
 from palora.errors import PaloraError, UnwritableError
-from palora_kernels.reading import parse_json
 
 if TYPE_CHECKING:
     from palora.engine import RunConfig
@@ -126,6 +125,8 @@ def train(
 
 def named_values(words: list[str]) -> dict[str, Any]:
     """["scale=2", "memory=false"] → {"scale": 2, "memory": False}: JSON where it is JSON, else text."""
+    from palora_kernels.reading import parse_json
+
     values: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -173,9 +174,10 @@ def configure_resumed(
     saved = RunConfig.read(file)
     if "device" in given:
         given = {**given, "device": str(pick_device(given["device"]))}
-    refuse_idle_settings(recipes.get(recipe), given.get("method", saved.method), given)
-    chosen = methods.get(given.get("method", saved.method))
-    methods.refuse_idle(chosen, methods.make_options(chosen, {**saved.method_options, **options}), options)
+    if given.get("method", saved.method) == saved.method:  # else the engine says that the run was started with another
+        refuse_idle_settings(recipes.get(recipe), saved.method, given)
+        chosen = methods.get(saved.method)
+        methods.refuse_idle(chosen, methods.make_options(chosen, {**saved.method_options, **options}), options)
     return replace(
         saved,
         recipe=recipe,

@@ -119,7 +119,9 @@ class TrainState:
                 if name != "step" and found[name].shape != parameter.shape:
                     raise ValueError(f"the optimiser's {name} has shape {tuple(found[name].shape)}")
         own, method = self.method.state_dict(), snapshot["method"]
-        if set(own) != set(method) or any(isinstance(own[k], Tensor) != isinstance(method[k], Tensor) for k in own):
+        # None is what a method has before its first step, as rotograd's losses of the start.
+        held = [name for name, value in own.items() if value is not None]
+        if set(own) != set(method) or any(isinstance(own[k], Tensor) != isinstance(method[k], Tensor) for k in held):
             raise ValueError(f"the state of the method has {sorted(method)}, not {sorted(own)}")
         self.method.load_state_dict(method)
         self.position = Position(**snapshot["position"])
