@@ -43,7 +43,8 @@ def make_run(
     for epoch in (1, 2, 3):
         empty: dict[str, Any] = {"rays": [], "losses": [], "metrics": {}}
         validation = {"hypervolume": 0.1 * epoch, "nondominated": len(rays), **empty}
-        run.append({"kind": "epoch", "epoch": epoch, "step": 10 * epoch, "losses": [1.0 / epoch] * tasks, "validation": validation})
+        record = {"kind": "epoch", "epoch": epoch, "step": 10 * epoch, "losses": [1.0 / epoch] * tasks}
+        run.append({**record, "validation": validation})
     costs = {"epoch": 3, "train_seconds": 2.0, "validation_seconds": 1.0, "peak_memory": 2**30}
     run.costs_file.write_text(json.dumps(costs) + "\n")
     return run.path

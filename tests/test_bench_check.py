@@ -143,14 +143,15 @@ def test_a_plan_that_is_wrong_says_how(one_call: values.Job, monkeypatch: pytest
 
 def test_a_second_run_goes_on_and_other_code_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "results.json"
-    first = check.Results(path, {"code": "a"})
+    header = {"code": "a", "devices": ["a GPU"], "torch": "2", "triton": "3"}
+    first = check.Results(path, header)
     names = [items.Item("rates", "", 0, p, 0.1) for p in ("bfloat16", "float32", "tf32")]
     first.add("times", names[0].name, {"bandwidth": 1.0, "products": 1.0})
     first.add("times", names[1].name, {"lost": "no answer"})
     first.save()
-    again = check.Results(path, {"code": "a"})
+    again = check.Results(path, header)
     assert again.left("times", names) == names[1:]
-    assert check.Results(path, {"code": "b"}).left("times", names) == names
+    assert check.Results(path, {**header, "code": "b"}).left("times", names) == names
 
 
 def test_failures_come_first(capsys: pytest.CaptureFixture[str]) -> None:

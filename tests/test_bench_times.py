@@ -271,4 +271,4 @@ def test_the_whole_command_goes_on_where_it_was_stopped(
     assert here == []
     assert tuning.read(tmp_path / "measured" / "a-GPU.json").tiles
     assert check.main(["--out", str(tmp_path / "none.json"), "--show"]) == 1
-    assert "should name a file that `make gpu-check` wrote" in capsys.readouterr().err
+    assert "name one that make gpu-check wrote" in capsys.readouterr().err

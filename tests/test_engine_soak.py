@@ -45,7 +45,8 @@ class Weighing(Silent):
 
 def test_nothing_piles_up_from_epoch_to_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 epochs of 3 steps, each with records, a validation and checkpoints; weighed at the same place of an epoch."""
-    monkeypatch.setattr("palora.layers.blocks.MOST", 8)  # for checkpointed layers; else 1,024
+    for module in ("blocks", "state"):
+        monkeypatch.setattr(f"palora.layers.{module}.MOST", 8)  # passes whose rays are remembered; else 1,024
     weighing = Weighing([2 + 3 * epoch for epoch in (5, 20, 38)])
     train(tiny(epochs=40, limit=48, checkpoint_every=2), tmp_path / "run", show=weighing, make_model=DropoutNet)
     assert len(set(weighing.tensors)) == 1, weighing.tensors

@@ -107,7 +107,7 @@ def test_what_cannot_be_imported_without_says_why(platform: str) -> None:
     for name, why in failed.items():
         if name.startswith("palora.cli"):
             assert why.startswith("MissingPackageError: The command line needs typer"), (name, why)
-        elif name.startswith("palora.report"):
+        elif name.startswith(("palora.report", "palora.explore")):
             assert why.startswith("MissingPackageError: Drawing figures needs matplotlib"), (name, why)
         else:
             assert name.startswith(("palora_kernels.triton.", "palora_kernels.verify.")), (name, why)

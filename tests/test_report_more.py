@@ -80,8 +80,8 @@ def write_run(folder: Path, scale: float) -> Path:
     for epoch in (1, 2, 3):
         record = {"kind": "epoch", "epoch": epoch, "step": 10 * epoch, "losses": [scale / epoch, 3 * scale / epoch]}
         if epoch != 2:
-            record["validation"] = {"hypervolume": scale * epoch, "nondominated": epoch + 1, "rays": [[1.0, 0.0], [0.0, 1.0]]}
-            record["validation"] |= {"losses": [], "metrics": {}}
+            validation = {"rays": [[1.0, 0.0], [0.0, 1.0]], "losses": [], "metrics": {}}
+            record["validation"] = {"hypervolume": scale * epoch, "nondominated": epoch + 1, **validation}
         step = {"kind": "step", "epoch": epoch, "step": 10 * epoch - 5, "tau": 0.0, "lr": 0.1, "rays": [], "losses": []}
         lines += [step, record]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "ep')
