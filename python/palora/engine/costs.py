@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from palora.engine.run import RunFolder
+from palora.files import writing
 
 
 class Stopwatch:
@@ -41,7 +42,7 @@ class Stopwatch:
             "peak_memory": peak_memory(),
             "peak_device_memory": peak_device_memory(),
         }
-        with self.file.open("a") as file:
+        with writing(self.file), self.file.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
 
