@@ -180,7 +180,8 @@ def _autocast(given: Tensors) -> Tensors:
 
 
 def _lam(given: Tensors) -> Tensors:
-    return given._replace(lam=given.lam.to(reference.opmath_dtype(given.x.dtype)))
+    lam, wide = given.lam, reference.opmath_dtype(given.x.dtype)
+    return given if lam.dtype == wide else given._replace(lam=lam.to(wide))
 
 
 def _prepared(given: Tensors) -> Tensors:

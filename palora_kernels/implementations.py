@@ -57,6 +57,14 @@ def _served(call: Call, plan: str) -> tuple[str, str]:
     return "eager", "factored" if keeps(call, plan) else "merged"
 
 
+def _dense(call: Call) -> Call:
+    """With the map of a convolution in the layout of its result."""
+    if call.conv is None:
+        return call
+    x = call.dense(call.x)
+    return call if x is call.x else replace(call, x=x)
+
+
 def forward(call: Call, plan: str) -> tuple[Tensor, Tensor | None]:
     """(Y, S): what a plan computes, and what it keeps for its backward."""
     if call.samples == 0:
@@ -64,8 +72,8 @@ def forward(call: Call, plan: str) -> tuple[Tensor, Tensor | None]:
         S = call.x.new_zeros(0, call.low_rank.columns) if keeps(call, plan) else None
         return call.empty([0, call.outputs, *size]), S
     backend, algorithm = _served(call, plan)
-    if call.conv is not None and backend != "triton":
-        call = replace(call, x=call.dense(call.x))
+    if backend != "triton":
+        call = _dense(call)
     found: tuple[Tensor, Tensor | None] = _table(op_of(call), backend, call.x.device.type)[algorithm][0](call)
     return found
 
@@ -76,8 +84,7 @@ def backward(call: Call, grad: Tensor, S: Tensor | None, needs: Needs, plan: str
     backend, algorithm = _served(call, plan)
     given = grad
     if backend != "triton":
-        grad = call.dense(grad)
-        call = replace(call, x=call.dense(call.x)) if call.conv is not None else call
+        grad, call = call.dense(grad), _dense(call)
     found: Gradients = _table(op_of(call), backend, call.x.device.type)[algorithm][1](call, grad, S, needs)
     if needs.bias and found.bias is None:
         found = found._replace(bias=call.bias_gradient(given))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
+from typing import NamedTuple
 
 import torch
 
@@ -11,8 +10,7 @@ from palora_kernels.call import Call
 from palora_kernels.factors import LowRank
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """Of a linear layer: those without a default, and ``item``. A product here is one row of x with the weight."""
 
     backend: str
@@ -33,25 +31,28 @@ class Sizes:
 
     @staticmethod
     def of(call: Call, backend: str) -> Sizes:
-        factors, x = call.factors, call.x
-        low_rank = factors if isinstance(factors, LowRank) else None
-        shape = factors.shape
-        positions = 1
-        if call.conv is not None:
-            height, width = call.output_size
-            positions = height * width
+        factors, x, conv, (rays, tasks) = call.factors, call.x, call.conv, call.lam.shape
+        shape, P = factors.shape, x.shape[0]
+        R, matricised = 0, False
+        if isinstance(factors, LowRank):
+            R, matricised = tasks * factors.r, factors.p == shape[0]
+        n = P if call.shared else P // rays
+        elements = tasks + (call.weight is not None)
+        if conv is None:
+            return Sizes(backend, rays, n, shape[1], shape[0], R, elements, call.shared)
+        height, width = call.output_size
         return Sizes(
-            backend=backend,
-            rays=call.rays,
-            n=call.n,
-            K=prod(shape[1:]),
+            backend,
+            rays,
+            n,
+            K=shape[1] * shape[2] * shape[3],
             O=shape[0],
-            R=0 if low_rank is None else low_rank.columns,
-            elements=factors.tasks + (call.weight is not None),
+            R=R,
+            elements=elements,
             shared=call.shared,
-            positions=positions,
-            groups=1 if call.conv is None else call.conv.groups,
-            matricised=low_rank is not None and low_rank.p == shape[0],
+            positions=height * width,
+            groups=conv.groups,
+            matricised=matricised,
             channels_last=call.layout == torch.channels_last,
             item=x.element_size(),
             device=x.device.type,
