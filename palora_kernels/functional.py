@@ -181,7 +181,8 @@ def _autocast(given: Tensors) -> Tensors:
 
 def _lam(given: Tensors) -> Tensors:
     lam, wide = given.lam, reference.opmath_dtype(given.x.dtype)
-    return given if lam.dtype == wide else given._replace(lam=lam.to(wide))
+    # Not `_replace`, which the compiler of torch 2.8 does not look into.
+    return given if lam.dtype == wide else Tensors(*given[:-1], lam.to(wide))
 
 
 def _prepared(given: Tensors) -> Tensors:
@@ -221,7 +222,7 @@ def _linear(op: str, given: Tensors, shared: bool, backend: str | None) -> Tenso
         checks.linear(given, shared, dense=op == "linear_delta")
         ready = _prepared(given)
     x, outputs = ready.x, ready.A.shape[1]
-    rows = ready if x.dim() == 2 else ready._replace(x=x.reshape(-1, x.shape[-1]))
+    rows = ready if x.dim() == 2 else Tensors(x.reshape(-1, x.shape[-1]), *ready[1:])
     y = known(*rows) if known is not None else _by_rows(rows, shared, backend, key)
     if x.dim() == 2:
         return y
