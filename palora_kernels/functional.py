@@ -180,9 +180,9 @@ def _autocast(given: Tensors) -> Tensors:
 
 
 def _lam(given: Tensors) -> Tensors:
-    lam, wide = given.lam, reference.opmath_dtype(given.x.dtype)
-    # Not `_replace`, which the compiler of torch 2.8 does not look into.
-    return given if lam.dtype == wide else Tensors(*given[:-1], lam.to(wide))
+    x, weight, bias, A, B, lam = given  # the compiler of torch 2.8 traces neither `_replace` nor slices
+    wide = reference.opmath_dtype(x.dtype)
+    return given if lam.dtype == wide else Tensors(x, weight, bias, A, B, lam.to(wide))
 
 
 def _prepared(given: Tensors) -> Tensors:
@@ -221,8 +221,9 @@ def _linear(op: str, given: Tensors, shared: bool, backend: str | None) -> Tenso
     if known is None:
         checks.linear(given, shared, dense=op == "linear_delta")
         ready = _prepared(given)
-    x, outputs = ready.x, ready.A.shape[1]
-    rows = ready if x.dim() == 2 else Tensors(x.reshape(-1, x.shape[-1]), *ready[1:])
+    x, weight, bias, A, B, lam = ready
+    outputs = A.shape[1]
+    rows = ready if x.dim() == 2 else Tensors(x.reshape(-1, x.shape[-1]), weight, bias, A, B, lam)
     y = known(*rows) if known is not None else _by_rows(rows, shared, backend, key)
     if x.dim() == 2:
         return y

@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from palora_kernels import versions
 from palora_kernels.verify import catalog
 from palora_kernels.verify.aot import TARGETS, amdgcn, ir, loops, ptx, sass
 from palora_kernels.verify.aot.building import Finding
@@ -89,6 +90,8 @@ def test_planted_faults_are_caught(tmp_path: Path) -> None:
     expected = {key: reason for key, reason in expected.items() if key[1] in targets}
     for key, reason in expected.items():
         assert reason in found[key], key
+    if versions.triton_release() < (3, 6):  # it keeps a tile of four rows off NVIDIA's tensor cores too
+        expected["tile too narrow", "sm_80"] = found["tile too narrow", "sm_80"]
     assert {key for key, reasons in found.items() if reasons} == set(expected)
     assert code == 1
     assert output.count("FAULT ") == sum(len(row["faults"]) for row in rows.values())
