@@ -21,7 +21,6 @@ class Bug:
 
 
 _EXACT = "tests/test_triton_exact.py -k "
-_HOST = "tests/test_triton_host.py -k "
 _FOLDER = "palora_kernels/triton/"
 
 
